@@ -1,0 +1,218 @@
+"""What the Rust library offers. Batches cross this border, never single events or recipients.
+
+Every function releases the GIL while it works on a batch. `pgcopy` is PostgreSQL's binary COPY format with header and
+trailer. Ids are 16 bytes, instants are milliseconds since 1970 UTC. `tests/core/test_stub.py` checks this file
+against the binary.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+DIGEST: str
+"""Hash of the Rust sources this binary was built from."""
+
+# -- json ------------------------------------------------------------------------------------------------------------
+
+def check_json(body: bytes) -> tuple[str, str] | None:
+    """Judge a request body before anything decodes it: None, or (path, message).
+
+    Refused: malformed JSON, NaN and infinities, numbers beyond the range of a double, integers beyond 64 bit signed,
+    lone surrogates, U+0000, duplicate keys, more than 32 levels. The path is dotted, "" for the root.
+    """
+
+# -- events ----------------------------------------------------------------------------------------------------------
+
+@final
+class Checked:
+    """A checked ingest body: what the API answers, and the records for the log."""
+
+    single: bool
+    """One event object, not a list."""
+    malformed: tuple[str, str] | None
+    """(field, message) when the body as a whole is refused; then the rest is empty."""
+    too_large: str | None
+    """Why the body as a whole is 413: more than 1,000 events, or (single) more than 256 KB."""
+    accepted: int
+    rejected: int
+    errors: bytes
+    """JSON: [{"index": 0, "fieldErrors": {"module": ["Required"]}}]; for a single object its fieldErrors under index 0.
+    An event over 256 KB has the extra key "code": "PAYLOAD_TOO_LARGE"."""
+    records: bytes
+    """Length-prefixed records of the accepted events, in order."""
+    event_id: str | None
+    """Of a single event: the client's eventId, or the one that was made for it."""
+    event_type: str | None
+    user_id: str | None
+    anonymous_id: str | None
+
+def check_events(body: bytes, org: bytes, project: bytes, environment: str, received_ms: int, listed: bool) -> Checked:
+    """`POST /events` (listed=False: one object, an array, or {"events": [..]}) and `/events/batch` (listed=True).
+
+    Enforces B046, B035, C14, C94 and reliability.md 3.7 before the 2xx. `environment` overrides the client's (B008).
+    A `projectId` or `orgId` that differs from the given ones is a fieldError. Timestamps: RFC 3339 (or an integer of
+    milliseconds), from 2000-01-01 up to one day after `received_ms`. Without an eventId a UUIDv7 is made.
+    """
+
+def check_identify(body: bytes, org: bytes, project: bytes, environment: str, received_ms: int) -> Checked:
+    """`POST /identify`: the record is an event `user.identified` (module profiles, properties = the traits) that also
+    carries the change of the profile: email, traits, locale, timezone, and anonymousId as a takeover."""
+
+def profile_record(
+    org: bytes,
+    project: bytes,
+    external_id: str,
+    at_ms: int,
+    *,
+    email: str | None = None,
+    traits: bytes | None = None,
+    delete: bool = False,
+) -> bytes:
+    """One record for the log: a PATCH (traits is a JSON object, merged; a null value removes the trait) or a DELETE.
+    Such a record changes a profile and is no event: it is not counted and not stored in `events`."""
+
+def frame(parts: Sequence[bytes]) -> bytes:
+    """One log message from the records of several requests: magic, version, the number of events by project (counted
+    here, at the way in), the records, CRC32C."""
+
+@final
+class EventBatch:
+    """Frames on their way into `events`. Ordinals count the events (not profile records) of all frames from 0."""
+
+    def __init__(self, frames: Sequence[bytes]) -> None:
+        """Raises ValueError when a frame's magic, lengths or CRC are wrong."""
+    def __len__(self) -> int: ...
+    def months(self) -> list[int]:
+        """The partitions that are needed: year * 12 + month - 1, sorted."""
+    def keys(self) -> bytes:
+        """org (16) || key (16) of every event, in order."""
+    def repeats(self) -> list[int]:
+        """Ordinals whose (org, key) stood earlier in this batch."""
+    def copy(self, skip: Sequence[int], low: int = 0, high: int | None = None) -> bytes:
+        """pgcopy of the ordinals in [low, high) that are not in `skip` (sorted), columns: org_id, key, project_id,
+        event_type, module, person, device_id, session_id, environment, occurred_at, received_at, event_id,
+        properties."""
+    def record(self, ordinal: int) -> tuple[bytes, bytes, bytes]:
+        """(org, project, the record as it stood in the log): what `bad_rows` keeps."""
+    def counts(self, duplicate: Sequence[int], bad: Sequence[int]) -> list[tuple[bytes, bytes, int, int, int, int]]:
+        """(org, project, accepted, stored, duplicate, bad): accepted as the frames declare it, the rest as given."""
+
+@final
+class ProfileBatch:
+    """Frames on their way into `profiles`: one row for each person, later changes over earlier ones.
+
+    Every event with a userId or an anonymousId makes sure of the person and of last_seen_at.
+    """
+
+    def __init__(self, frames: Sequence[bytes]) -> None: ...
+    def __len__(self) -> int: ...
+    def copy(self) -> bytes:
+        """pgcopy, sorted by (org, project, external_id), columns: org_id, project_id, external_id, id (UUIDv5), reset
+        bool (a delete came before what follows), present bool (something came after it, or there was no delete),
+        email text, traits_set jsonb, traits_unset text[], locale text, timezone text, merged_into text,
+        first_at timestamptz, last_at timestamptz."""
+
+# -- audiences -------------------------------------------------------------------------------------------------------
+
+@final
+class Rule:
+    """A compiled audience rule (C72, design 5). At most 8 levels and 64 nodes; pairs of C23 are synonyms."""
+
+    def __init__(self, rules: bytes) -> None:
+        """Raises ValueError with args (path, message), path such as "all.0.op"."""
+    def event_types(self) -> list[str]:
+        """Event types the rule asks for, synonyms included; empty when it asks for none."""
+    def wants_properties(self) -> bool: ...
+    def since(self, now_ms: int) -> int | None:
+        """The earliest instant whose events matter, None when "ever" occurs."""
+
+@final
+class Evaluation:
+    """One evaluation as of `now_ms`: feed both streams in any order and cut, then ask.
+
+    events (pgcopy stream): person text, event_type text, occurred_at timestamptz, properties jsonb (NULL unless
+    wanted).
+    profiles (pgcopy stream): external_id text, email text, traits jsonb, lifecycle text.
+    A person is in the answer when a profile row was fed and the rule holds. Memory: a few counters per person and leaf.
+    Asking before a stream has ended is a ValueError: half a stream would make a smaller audience.
+    """
+
+    def __init__(self, rule: Rule, now_ms: int) -> None: ...
+    def feed_events(self, chunk: bytes) -> None: ...
+    def feed_profiles(self, chunk: bytes) -> None: ...
+    def count(self) -> int: ...
+    def members(self) -> bytes:
+        """pgcopy with one column, external_id text, sorted."""
+    def contains(self, external_id: str) -> bool: ...
+
+# -- deciding and rendering ------------------------------------------------------------------------------------------
+
+@final
+class Template:
+    """`{{path.to.value}}` of B122: compiled once, rendered often; unresolved paths are empty (B125), nothing is escaped
+    (B126)."""
+
+    def __init__(self, text: str) -> None: ...
+    def paths(self) -> list[str]: ...
+    def render(self, scopes: bytes) -> str:
+        """`scopes`: JSON object of objects, {"event": {..}, "user": {..}, "trait": {..}}. Output is cut at 4 KB."""
+
+@final
+class Caps:
+    """Frequency caps of one (org, shard): who was sent what in the last 24 hours (B111, B112, C37)."""
+
+    def __init__(self) -> None: ...
+    def load(self, chunk: bytes) -> None:
+        """pgcopy stream: person text (userId, else the recipient's id), send_id uuid, at timestamptz."""
+    def forget_before(self, at_ms: int) -> None: ...
+
+@final
+class Note:
+    """A send, compiled: content, locales, A/B test, policy. JSON in camelCase:
+
+    {sendId, title, body, localizedTitle?: {tag: text}, localizedBody?: {tag: text}, event?: {},
+     test?: {id, variants: [{key, title?, body?, weight, holdout?}]},
+     raw: bool (tokens[] send: is_active and owner are not checked), plannedAt: ms, expiresAt: ms,
+     policy: {quietStart?: 0-23, quietEnd?, defer: bool, capDay?, capHour?, defaultZone?, bypass: bool}}
+    """
+
+    def __init__(self, spec: bytes) -> None:
+        """Raises ValueError with args (path, message)."""
+    def decide(self, rows: bytes, caps: Caps | None, now_ms: int) -> Decided:
+        """Decide and render a whole chunk.
+
+        rows (pgcopy), columns: position int2, recipient uuid, platform text (NULL: the token is gone), token text,
+        subscription jsonb, environment text, bundle_id text, user_id text, is_active bool, owner_since timestamptz,
+        locale text, timezone text, traits jsonb, email text, created_at timestamptz, last_seen_at timestamptz.
+
+        The order of reasons: token_removed, inactive_token, owner_changed (suppressed); expired: ttl (expired);
+        quiet_hours (deferred until the window's end, or suppressed); holdout, locale_unsupported, frequency_cap
+        (suppressed). A person who passes is counted in `caps` at once, so that chunks in flight see each other.
+        Locale chain B114/B115/C40; variant C44: sha256(testId + (userId or recipient id)) mod 100. A variant's own
+        title or body goes before the localized ones. ValueError when `rows` or what `caps` was loaded from was cut.
+        """
+
+@final
+class Decided:
+    """One verdict for each recipient of the chunk."""
+
+    def sends(self) -> list[tuple[int, bytes, str, str, str | None, str, str | None, str | None, str, str, str | None]]:
+        """(position, recipient, platform, token, subscription JSON, environment, bundle_id, user_id, title, body,
+        variant key)."""
+    def stays(self) -> list[tuple[int, bytes, str | None, str, str, int | None, str | None]]:
+        """(position, recipient, user_id, state, reason, due_ms, variant key); due_ms only for state "deferred"."""
+
+# -- buckets and signatures ------------------------------------------------------------------------------------------
+
+def buckets(test_id: str, user_ids: Sequence[str]) -> bytes:
+    """sha256(test_id + user_id) as a big-endian integer, mod 100, one byte each (B117, C44)."""
+
+def hmac_sha256(key: bytes, bodies: Sequence[bytes]) -> list[bytes]:
+    """HMAC-SHA256 of each body under one key, 32 bytes each."""
+
+def shards(project: bytes, persons: Sequence[str]) -> bytes:
+    """The top 6 bits of xxh64(project || person in UTF-8, seed 0), one byte each."""
+
+# -- simulator -------------------------------------------------------------------------------------------------------
+
+def simulate(config: str) -> None:
+    """Run the providers' simulator until SIGTERM or SIGINT; `config` is the JSON of `kernel.config.Simulator`."""

@@ -1,0 +1,274 @@
+//! One evaluation: both streams pass by once, in any order and cut; what is kept are a few counters per person.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use super::{Compare, Node, ProfileLeaf, Rule, Where};
+use crate::json::Raw;
+use crate::pgcopy::{Reader, Row, Writer};
+use crate::{Broken, rules::NODES_MAX};
+
+const EVENT_COLUMNS: usize = 4;
+const PROFILE_COLUMNS: usize = 4;
+
+pub struct Evaluation {
+    events: Reader,
+    profiles: Reader,
+    state: State,
+}
+
+struct State {
+    rule: Arc<Rule>,
+    /// The instant from which each event leaf counts.
+    since: Vec<i64>,
+    /// The event leaves that ask for a type.
+    types: Vec<(String, Vec<usize>)>,
+    people: People,
+    /// Events by person and event leaf.
+    counts: Vec<u32>,
+    /// Truth of the profile leaves by person.
+    bits: Vec<u64>,
+    /// Whether a profile row was fed.
+    known: Vec<bool>,
+}
+
+type Found<'a> = [Option<Raw<'a>>; NODES_MAX];
+
+impl Evaluation {
+    pub fn new(rule: Arc<Rule>, now_ms: i64) -> Self {
+        let since = rule.event_leaves.iter().map(|leaf| leaf.since.instant(now_ms).unwrap_or(i64::MIN)).collect();
+        let types = rule.event_types().into_iter().map(|name| {
+            let asking =
+                rule.event_leaves.iter().enumerate().filter(|(_, leaf)| leaf.types.iter().any(|known| known == name));
+            (name.to_owned(), asking.map(|(i, _)| i).collect())
+        });
+        let types = types.collect();
+        let state = State {
+            rule,
+            since,
+            types,
+            people: People::default(),
+            counts: Vec::new(),
+            bits: Vec::new(),
+            known: Vec::new(),
+        };
+        Self { events: Reader::new(EVENT_COLUMNS), profiles: Reader::new(PROFILE_COLUMNS), state }
+    }
+
+    /// person text, event_type text, occurred_at timestamptz, properties jsonb.
+    pub fn feed_events(&mut self, chunk: &[u8]) -> Result<(), Broken> {
+        self.events.feed(chunk, |row| self.state.event(row))
+    }
+
+    /// external_id text, email text, traits jsonb, lifecycle text.
+    pub fn feed_profiles(&mut self, chunk: &[u8]) -> Result<(), Broken> {
+        self.profiles.feed(chunk, |row| self.state.profile(row))
+    }
+
+    /// A stream that was cut would make a smaller audience, so it makes none.
+    fn finished(&self) -> Result<&State, Broken> {
+        self.events.finish()?;
+        self.profiles.finish()?;
+        Ok(&self.state)
+    }
+
+    pub fn count(&self) -> Result<usize, Broken> {
+        let state = self.finished()?;
+        Ok((0..state.people.len()).filter(|&person| state.holds(person)).count())
+    }
+
+    /// A COPY of external ids, sorted.
+    pub fn members(&self) -> Result<Vec<u8>, Broken> {
+        let state = self.finished()?;
+        let mut members: Vec<(u128, &str)> = (0..state.people.len())
+            .filter(|&person| state.holds(person))
+            .map(|person| {
+                let name = state.people.name(person);
+                (prefix(name), name)
+            })
+            .collect();
+        members.sort_unstable();
+        let mut writer = Writer::with_capacity(members.iter().map(|(_, name)| name.len() + 6).sum());
+        for (_, name) in members {
+            writer.row(1);
+            writer.bytes(name.as_bytes());
+        }
+        Ok(writer.finish())
+    }
+
+    pub fn contains(&self, external_id: &str) -> Result<bool, Broken> {
+        let state = self.finished()?;
+        Ok(state.people.find(external_id).is_some_and(|person| state.holds(person)))
+    }
+}
+
+/// The first 16 bytes as a number: most names are told apart without a look at memory far away.
+fn prefix(name: &str) -> u128 {
+    let mut bytes = [0; 16];
+    let length = name.len().min(16);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    u128::from_be_bytes(bytes)
+}
+
+impl State {
+    fn event(&mut self, row: &Row<'_>) -> Result<(), Broken> {
+        let (Some(person), Some(event_type), Some(at_ms)) = (row.text(0)?, row.bytes(1), row.instant(2)?) else {
+            return Ok(());
+        };
+        let Some((_, leaves)) = self.types.iter().find(|(name, _)| name.as_bytes() == event_type) else {
+            return Ok(());
+        };
+        let rule = &self.rule;
+        let mut found: Option<Found<'_>> = None;
+        let mut slot = None;
+        for &leaf in leaves {
+            if at_ms < self.since[leaf] {
+                continue;
+            }
+            if let Some(condition) = &rule.event_leaves[leaf].condition {
+                if found.is_none() {
+                    found = Some(find(&rule.properties, row.jsonb(3)?));
+                }
+                if !found.as_ref().is_some_and(|found| condition.holds(found)) {
+                    continue;
+                }
+            }
+            let person = *slot.get_or_insert_with(|| self.people.slot(person));
+            let width = rule.event_leaves.len();
+            if self.counts.len() < self.people.len() * width {
+                self.counts.resize(self.people.len() * width, 0);
+            }
+            let count = &mut self.counts[person * width + leaf];
+            *count = count.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    fn profile(&mut self, row: &Row<'_>) -> Result<(), Broken> {
+        let Some(name) = row.text(0)? else { return Ok(()) };
+        let rule = &self.rule;
+        let mut found = find(&rule.traits, row.jsonb(2)?);
+        // C29: "email" is the trait of this name, else the user's own field. A scalar of the row has no JSON text yet.
+        let mut email = String::new();
+        if let (Some(slot), Some(own)) = (rule.traits.iter().position(|name| name == "email"), row.text(1)?)
+            && found[slot].is_none_or(Raw::is_null)
+        {
+            crate::json::quote(&mut email, own);
+            found[slot] = Some(Raw::trusted(&email));
+        }
+        let lifecycle = row.text(3)?;
+        let mut bits = 0;
+        for (i, leaf) in rule.profile_leaves.iter().enumerate() {
+            let holds = match leaf {
+                ProfileLeaf::Trait { slot, test } => test.holds(found[*slot]),
+                ProfileLeaf::Lifecycle(stages) => {
+                    lifecycle.is_some_and(|stage| stages.iter().any(|wanted| wanted == stage))
+                }
+            };
+            bits |= u64::from(holds) << i;
+        }
+        let person = self.people.slot(name);
+        if self.bits.len() <= person {
+            self.bits.resize(person + 1, 0);
+            self.known.resize(person + 1, false);
+        }
+        self.bits[person] = bits;
+        self.known[person] = true;
+        Ok(())
+    }
+
+    fn holds(&self, person: usize) -> bool {
+        if !self.known.get(person).copied().unwrap_or(false) {
+            return false;
+        }
+        let width = self.rule.event_leaves.len();
+        let counts = self.counts.get(person * width..(person + 1) * width).unwrap_or_default();
+        self.node(&self.rule.root, self.bits[person], counts)
+    }
+
+    fn node(&self, node: &Node, bits: u64, counts: &[u32]) -> bool {
+        match node {
+            Node::All(nodes) => nodes.iter().all(|node| self.node(node, bits, counts)),
+            Node::Any(nodes) => nodes.iter().any(|node| self.node(node, bits, counts)),
+            Node::Not(node) => !self.node(node, bits, counts),
+            Node::Profile(leaf) => bits >> leaf & 1 == 1,
+            Node::Event(leaf) => {
+                let count = counts.get(*leaf).copied().unwrap_or(0);
+                match self.rule.event_leaves[*leaf].compare {
+                    Compare::AtLeast(least) => count >= least,
+                    Compare::AtMost(most) => count <= most,
+                }
+            }
+        }
+    }
+}
+
+impl Where {
+    fn holds(&self, found: &Found<'_>) -> bool {
+        match self {
+            Self::All(nodes) => nodes.iter().all(|node| node.holds(found)),
+            Self::Any(nodes) => nodes.iter().any(|node| node.holds(found)),
+            Self::Not(node) => !node.holds(found),
+            Self::Test { slot, test } => test.holds(found[*slot]),
+        }
+    }
+}
+
+/// The wanted members of a JSON object, in one walk.
+fn find<'a>(names: &[String], object: Option<&'a str>) -> Found<'a> {
+    let mut found = [None; NODES_MAX];
+    if let Some(object) = object.filter(|_| !names.is_empty()) {
+        for (key, value) in Raw::trusted(object).members() {
+            if let Some(slot) = names.iter().position(|name| *name == key) {
+                found[slot] = Some(value);
+            }
+        }
+    }
+    found
+}
+
+/// Names to dense numbers: all names in one string, found by a keyed hash, because clients choose them.
+#[derive(Default)]
+struct People {
+    names: String,
+    ends: Vec<usize>,
+    table: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl People {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn name(&self, person: usize) -> &str {
+        let from = if person == 0 { 0 } else { self.ends[person - 1] };
+        &self.names[from..self.ends[person]]
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.table
+            .find(self.hasher.hash_one(name), |&person| self.name(person as usize) == name)
+            .map(|&person| person as usize)
+    }
+
+    fn slot(&mut self, name: &str) -> usize {
+        if let Some(person) = self.find(name) {
+            return person;
+        }
+        let person = self.ends.len();
+        self.names.push_str(name);
+        self.ends.push(self.names.len());
+        let Self { names, ends, table, hasher } = self;
+        let hash_of = |&person: &u32| {
+            let person = person as usize;
+            let from = if person == 0 { 0 } else { ends[person - 1] };
+            hasher.hash_one(&names[from..ends[person]])
+        };
+        table.insert_unique(hash_of(&(person as u32)), person as u32, hash_of);
+        person
+    }
+}

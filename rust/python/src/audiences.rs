@@ -1,0 +1,71 @@
+//! Rules and their evaluation.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use sendora_core::rules;
+
+use crate::{broken, refused};
+
+#[pyclass(frozen)]
+pub struct Rule(Arc<rules::Rule>);
+
+#[pymethods]
+impl Rule {
+    #[new]
+    fn new(rules: &[u8]) -> PyResult<Self> {
+        rules::Rule::new(rules).map(|rule| Self(Arc::new(rule))).map_err(refused)
+    }
+
+    fn event_types(&self) -> Vec<&str> {
+        self.0.event_types()
+    }
+
+    fn wants_properties(&self) -> bool {
+        self.0.wants_properties()
+    }
+
+    fn since(&self, now_ms: i64) -> Option<i64> {
+        self.0.since(now_ms)
+    }
+}
+
+/// The lock is only ever contended when Python feeds one evaluation from two threads.
+#[pyclass(frozen)]
+pub struct Evaluation(Mutex<rules::Evaluation>);
+
+impl Evaluation {
+    fn inner(&self) -> MutexGuard<'_, rules::Evaluation> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Evaluation {
+    #[new]
+    fn new(rule: &Rule, now_ms: i64) -> Self {
+        Self(Mutex::new(rules::Evaluation::new(Arc::clone(&rule.0), now_ms)))
+    }
+
+    fn feed_events(&self, py: Python<'_>, chunk: &[u8]) -> PyResult<()> {
+        py.detach(|| self.inner().feed_events(chunk)).map_err(broken)
+    }
+
+    fn feed_profiles(&self, py: Python<'_>, chunk: &[u8]) -> PyResult<()> {
+        py.detach(|| self.inner().feed_profiles(chunk)).map_err(broken)
+    }
+
+    fn count(&self, py: Python<'_>) -> PyResult<usize> {
+        py.detach(|| self.inner().count()).map_err(broken)
+    }
+
+    fn members<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let members = py.detach(|| self.inner().members()).map_err(broken)?;
+        Ok(PyBytes::new(py, &members))
+    }
+
+    fn contains(&self, py: Python<'_>, external_id: &str) -> PyResult<bool> {
+        py.detach(|| self.inner().contains(external_id)).map_err(broken)
+    }
+}

@@ -1,0 +1,93 @@
+//! `sendora._core`: conversions between Python and `sendora-core`, and the public list of what Python may call.
+//!
+//! The contract is `python/sendora/_core.pyi`. The GIL is released around every batch; for a few hundred bytes taking
+//! it back would cost more than the work, so small bodies are judged under it.
+
+#![expect(clippy::needless_pass_by_value, reason = "arguments from Python arrive owned")]
+
+mod audiences;
+mod events;
+mod sends;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use sendora_core::{Broken, Refused};
+
+/// Below this the work takes a few microseconds, about what handing over the GIL does.
+const OFFLOAD_BYTES_MIN: usize = 8 * 1024;
+
+/// Runs `work` without the GIL when it is about enough bytes.
+pub(crate) fn offload<T: Send>(py: Python<'_>, bytes: usize, work: impl FnOnce() -> T + Send) -> T {
+    if bytes < OFFLOAD_BYTES_MIN { work() } else { py.detach(work) }
+}
+
+pub(crate) fn broken(error: Broken) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+pub(crate) fn refused(error: Refused) -> PyErr {
+    PyValueError::new_err((error.path, error.message))
+}
+
+pub(crate) fn id(name: &'static str, bytes: &[u8]) -> PyResult<sendora_core::Id> {
+    bytes.try_into().map_err(|_| PyValueError::new_err(format!("{name}: 16 bytes are expected")))
+}
+
+#[pyfunction]
+fn check_json(py: Python<'_>, body: &[u8]) -> Option<(String, String)> {
+    let judged = offload(py, body.len(), || sendora_core::json::check(body));
+    judged.err().map(|refused| (refused.path, refused.message))
+}
+
+#[pyfunction]
+fn buckets<'py>(py: Python<'py>, test_id: &str, user_ids: Vec<pyo3::pybacked::PyBackedStr>) -> Bound<'py, PyBytes> {
+    let out: Vec<u8> = py.detach(|| user_ids.iter().map(|user| sendora_core::bucket::bucket(test_id, user)).collect());
+    PyBytes::new(py, &out)
+}
+
+#[pyfunction]
+fn hmac_sha256<'py>(
+    py: Python<'py>,
+    key: &[u8],
+    bodies: Vec<pyo3::pybacked::PyBackedBytes>,
+) -> Vec<Bound<'py, PyBytes>> {
+    let macs = py.detach(|| sendora_core::sign::hmac_sha256(key, bodies.iter().map(|body| &body[..])));
+    macs.iter().map(|mac| PyBytes::new(py, mac)).collect()
+}
+
+#[pyfunction]
+fn shards<'py>(
+    py: Python<'py>,
+    project: &[u8],
+    persons: Vec<pyo3::pybacked::PyBackedStr>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let project = id("project", project)?;
+    let out: Vec<u8> =
+        py.detach(|| persons.iter().map(|person| sendora_core::bucket::shard(&project, person)).collect());
+    Ok(PyBytes::new(py, &out))
+}
+
+#[pyfunction]
+fn simulate(py: Python<'_>, config: &str) -> PyResult<()> {
+    py.detach(|| sendora_simulator::run(config)).map_err(PyValueError::new_err)
+}
+
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::audiences::{Evaluation, Rule};
+    #[pymodule_export]
+    use super::events::{Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, profile_record};
+    #[pymodule_export]
+    use super::sends::{Caps, Decided, Note, Template};
+    #[pymodule_export]
+    use super::{buckets, check_json, hmac_sha256, shards, simulate};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("DIGEST", env!("SENDORA_DIGEST"))
+    }
+}
