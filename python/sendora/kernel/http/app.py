@@ -1,0 +1,246 @@
+"""The ASGI callable: what happens to a request before and after a handler.
+
+    Door      request id, preflight, the surface that the credential chooses, the hot table, headers of every answer
+    Litestar  two routers with one list of handlers: /api/v1 and /api/v1/orgs/{org_id} (B002, C02)
+    guard     401, then 403 and 402 by what the route declares, then 404 for somebody else's organisation
+    handler   body 400, then what routes.py says
+
+The kernel is opened in the lifespan of the app, so that a server's worker process opens it after it was forked.
+"""
+
+import gc
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, Protocol
+from urllib.parse import unquote_to_bytes
+
+from litestar import Litestar, Request, Response, Router
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
+
+from sendora.kernel import wire
+from sendora.kernel.errors import Problem, ScopeRequired, Unauthorized, ValidationFailed
+from sendora.kernel.http.binding import Incoming
+from sendora.kernel.http.body import read_body
+from sendora.kernel.http.document import configuration
+from sendora.kernel.http.exchange import Exchange, Headers, begin, current
+from sendora.kernel.http.faults import problem_of
+from sendora.kernel.http.health import handlers as health_handlers
+from sendora.kernel.http.hot import Hot, HotRequest, HotResponse
+from sendora.kernel.http.principal import Principal, authorise, own_org
+from sendora.kernel.http.routes import NEEDS, ORG, Handler
+from sendora.kernel.ids import OrgId, parse_id
+from sendora.kernel.life import Kernel
+
+API: Final = "/api/v1"
+ORGS: Final = "/api/v1/orgs/"
+
+GC_THRESHOLD: Final = 50_000
+"""Containers made between two looks of the collector. A request makes dozens and leaves no cycle behind, so CPython's
+default of 700 means a look every few requests for nothing."""
+
+KEY_MAX: Final = 256
+"""Our keys are a fifth of this; a longer one is not worth a look-up."""
+
+PREFLIGHT: Final[Headers] = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
+    (b"access-control-allow-headers", b"x-api-key, content-type, idempotency-key, x-request-id"),
+    # A day: what browsers cap it at or more. The answer never changes.
+    (b"access-control-max-age", b"86400"),
+    (b"content-length", b"0"),
+]
+
+Authenticate = Callable[[Kernel, str], Awaitable[Principal | None]]
+"""Who holds this key; None if nobody does. Given by app.py: the kernel knows no table of keys."""
+
+Open = Callable[[], AbstractAsyncContextManager[Kernel]]
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Room(Protocol):
+    """What this file wants of a Module."""
+
+    @property
+    def routes(self) -> Sequence[Any]: ...
+    @property
+    def hot(self) -> Sequence[Any]: ...
+
+
+def build_app(open: Open, modules: Sequence[Room], authenticate: Authenticate) -> "Door":
+    """The Sendora surface of these rooms, as an ASGI callable with lifespan."""
+    routes: list[Handler] = [route for module in modules for route in module.routes]
+    for route in routes:
+        if NEEDS not in route.opt:
+            raise TypeError(f"{route}: declare routes with the decorators of kernel.http, which say who may call them")
+    hot = {(row.method, row.path): row for module in modules for row in module.hot}
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with open() as kernel:
+            app.state.kernel = door.kernel = kernel
+            # What is there now stays: the collector need not look at it again and again while requests come and go.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(GC_THRESHOLD)
+            yield
+
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        needs = handler.opt.get(NEEDS)
+        exchange = current()
+        if needs is None or exchange is None:
+            raise Unauthorized
+        principal = await identify(connection.app.state.kernel, authenticate, exchange)
+        authorise(principal, needs)
+        if ORG in connection.path_params:
+            own_org(principal, _org(connection.path_params[ORG]))
+        check_text(connection.scope)
+
+    app = Litestar(
+        route_handlers=[
+            Router(API, route_handlers=routes, guards=[guard]),
+            Router(f"{API}/orgs/{{{ORG}:str}}", route_handlers=routes, guards=[guard]),
+            *health_handlers(),
+        ],
+        lifespan=[lifespan],
+        exception_handlers={HTTPException: _fail, Exception: _fail},
+        request_class=Incoming,
+        openapi_config=configuration(),
+        # Logging is set up by the process, not by a library in it.
+        logging_config=None,
+    )
+    door = Door(app, hot, authenticate)
+    return door
+
+
+class Door:
+    """The one ASGI callable."""
+
+    def __init__(self, app: Litestar, hot: dict[tuple[str, str], Hot], authenticate: Authenticate) -> None:
+        self.litestar = app
+        self.kernel: Kernel | None = None
+        self._hot = hot
+        self._authenticate = authenticate
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.litestar(scope, receive, send)
+            return
+        exchange = Exchange(scope["headers"])
+        begin(exchange)
+        began = time.perf_counter()
+
+        async def answer(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message["headers"] = [*message["headers"], *exchange.headers(self.kernel)]
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            await self._send(send, 204, b"", [*PREFLIGHT, (b"x-request-id", exchange.request_id)])
+            return
+        found = self._find(scope["method"], scope["path"])
+        try:
+            if found is not None:
+                answered = await self._answer_hot(found[0], found[1], exchange, scope, receive)
+                exchange.status = answered.status
+                headers = [_JSON, *answered.headers, *exchange.headers(self.kernel)]
+                await self._send(send, answered.status, answered.body, headers)
+            else:
+                await self.litestar(scope, receive, answer)
+        except Exception as error:
+            problem = problem_of(error, exchange)
+            if exchange.status is None:
+                await self._send(answer, problem.status, wire.failure(problem), _json(problem))
+        if self.kernel is not None:
+            # The template and not the path, which callers choose.
+            route = API + found[0].path if found is not None else scope.get("path_template", "unknown")
+            self.kernel.metrics.count("http_requests", route=route, status=exchange.status or 0)
+            self.kernel.metrics.observe("http_seconds", time.perf_counter() - began, route=route)
+
+    def _find(self, method: str, path: str) -> tuple[Hot, str | None] | None:
+        """The hot row, and the organisation that the explicit form names."""
+        if method != "POST" or not path.startswith(API):
+            return None
+        if not path.startswith(ORGS):
+            row = self._hot.get((method, path[len(API) :]))
+            return None if row is None else (row, None)
+        org, slash, rest = path[len(ORGS) :].partition("/")
+        row = self._hot.get((method, slash + rest))
+        return None if row is None else (row, org)
+
+    async def _answer_hot(self, row: Hot, org: str | None, exchange: Exchange, scope: Any, receive: Any) -> HotResponse:
+        kernel = self.kernel
+        if kernel is None:
+            raise RuntimeError("a request before the lifespan has begun")
+        principal = await identify(kernel, self._authenticate, exchange)
+        if row.scope is not None and row.scope not in principal.scopes:
+            raise ScopeRequired(row.scope)
+        if org is not None:
+            own_org(principal, _org(org))
+        check_text(scope)
+        body = await read_body(exchange.given, receive, kernel.settings.http.max_body_bytes)
+        return await row.handle(
+            kernel, principal, HotRequest(body, scope["query_string"].decode("latin-1"), exchange.given)
+        )
+
+    async def _send(self, send: Any, status: int, body: bytes, headers: Headers) -> None:
+        if body:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def identify(kernel: Kernel, authenticate: Authenticate, exchange: Exchange) -> Principal:
+    """The holder of the key, noted in the exchange; raises Unauthorized (B006, B025)."""
+    key = exchange.given.get(b"x-api-key")
+    if key is None and b"authorization" in exchange.given:
+        # The credential chooses the surface (C01). The only one here is Sendora's, which takes no bearer tokens.
+        raise Unauthorized("Send the API key in the x-api-key header.")
+    if not key or len(key) > KEY_MAX or not key.isascii():
+        raise Unauthorized
+    principal = await authenticate(kernel, key.decode("ascii"))
+    if principal is None:
+        raise Unauthorized
+    exchange.principal = principal
+    return principal
+
+
+def check_text(scope: Any) -> None:
+    """Path and query are text that PostgreSQL can hold: UTF-8 without U+0000, so without lone surrogates too."""
+    query: bytes = scope["query_string"]
+    for where, text in (("query", unquote_to_bytes(query) if b"%" in query else query), ("path", scope["path"])):
+        try:
+            raw = text.encode() if isinstance(text, str) else text
+            decoded = raw.decode()
+        except UnicodeError:
+            raise ValidationFailed({where: ["Must be UTF-8"]}) from None
+        # A server that meets bytes beyond UTF-8 in a path may hand on the replacement character in their place.
+        if "\0" in decoded or (where == "path" and "�" in decoded):
+            raise ValidationFailed({where: ["Must be UTF-8 without U+0000"]})
+
+
+def _org(text: str) -> OrgId | None:
+    found = parse_id(text)
+    return None if found is None else OrgId(found)
+
+
+def _fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    exchange = current() or Exchange(())
+    problem = problem_of(error, exchange)
+    return Response(
+        wire.failure(problem),
+        status_code=problem.status,
+        media_type="application/json",
+        headers=problem.headers,
+    )
+
+
+_JSON: Final = (b"content-type", b"application/json")
+
+
+def _json(problem: Problem) -> Headers:
+    said = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in problem.headers.items()]
+    return [_JSON, *said]

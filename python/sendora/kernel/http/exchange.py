@@ -1,0 +1,88 @@
+"""One request and what its answer carries besides the body: the request id (B019), the rate headers (C11), who asked.
+
+The exchange travels in a context variable, so that a handler can take tokens without being handed the request, and so
+that both doors (Litestar and the hot table) put the same headers on every answer.
+"""
+
+import re
+from collections.abc import Iterable
+from contextvars import ContextVar
+from secrets import token_hex
+from typing import Final
+
+from sendora.kernel.http.principal import Principal
+from sendora.kernel.life import Kernel
+from sendora.kernel.limits import Grant
+
+REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+"""A client's own id is kept if it is this tame; anything else could forge log lines or headers."""
+
+EXPOSED: Final = (
+    b"X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, X-Sendora-Position"
+)
+"""What a browser's script may read of an answer from another origin."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Exchange:
+    """What is known of the request under way."""
+
+    __slots__ = ("cross_origin", "given", "grant", "principal", "request_id", "status")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        # Read into a dict once: each look-up of its own would go through all of them again. Of one that was sent twice
+        # the last counts.
+        self.given: dict[bytes, bytes] = dict(headers)
+        self.cross_origin = b"origin" in self.given
+        self.principal: Principal | None = None
+        self.grant: Grant | None = None
+        self.status: int | None = None
+        """Of the answer, once it has begun."""
+        theirs = self.given.get(b"x-request-id")
+        self.request_id = theirs if theirs and REQUEST_ID.fullmatch(theirs) else token_hex(16).encode()
+
+    def headers(self, kernel: Kernel | None) -> Headers:
+        """What goes onto the answer, whichever door it leaves by."""
+        added: Headers = [(b"x-request-id", self.request_id)]
+        if self.cross_origin:
+            # Any origin: the key in the request is what counts, and without credentials mode no cookie ever comes along
+            # (B252).
+            added += ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED))
+        grant = self.grant
+        if grant is None and self.principal is not None and kernel is not None:
+            # Refused before a token was taken: the answer still says how the bucket stands.
+            who = self.principal
+            grant = kernel.limiter.peek(who.key_id, who.per_second, who.burst)
+        if grant is not None:
+            added += (
+                (b"x-ratelimit-limit", b"%d" % grant.limit),
+                (b"x-ratelimit-remaining", b"%d" % grant.remaining),
+                (b"x-ratelimit-reset", b"%d" % grant.reset_at),
+            )
+        return added
+
+
+_current: ContextVar[Exchange] = ContextVar("exchange")
+
+
+def begin(exchange: Exchange) -> None:
+    """Each request runs in a context of its own, so nothing needs to be put back."""
+    _current.set(exchange)
+
+
+def current() -> Exchange | None:
+    return _current.get(None)
+
+
+async def take(kernel: Kernel, principal: Principal, n: int = 1) -> Grant:
+    """Take n tokens from the key's bucket, or raise RateLimited or PayloadTooLarge with nothing taken (C95).
+
+    For the handlers that know n themselves (`limited=False` and hot routes): after every other check, since a 412 must
+    consume nothing (B030, C87).
+    """
+    grant = await kernel.limiter.take(principal.key_id, n, principal.per_second, principal.burst)
+    exchange = current()
+    if exchange is not None:
+        exchange.grant = grant
+    return grant
