@@ -1,0 +1,222 @@
+"""Outcomes become counters and events, and sends whose every recipient has ended are closed.
+
+Eats: rows of `chunks` that are closed and not accounted; `wake.account` only saves the wait.
+Gives: `send_counts`; on the stream LIFECYCLE one message for each chunk on `lifecycle.<channel>.outcomes`, and
+`lifecycle.<channel>.closed` for each send; the closed status.
+Bounded by: 50 chunks a transaction.
+Acks when: `accounted` is committed, after the log has the message. The status is committed after its message as well.
+If it dies: the chunk is taken up again and its message published again under the same Nats-Msg-Id; whoever reads it
+goes by (send, shard, seq), because an outcome stands in one chunk.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from asyncpg import Record
+
+from sendora.delivery import store
+from sendora.delivery.channel import Channel
+from sendora.delivery.state import FINAL_STATES, closing_step
+from sendora.delivery.submit import WAKE_ACCOUNT
+from sendora.kernel import bus
+from sendora.kernel.errors import Unavailable
+from sendora.kernel.ids import OrgId, SendId
+from sendora.kernel.life import Kernel, Service
+from sendora.kernel.pg import Connection, is_away
+from sendora.kernel.wire import Wire
+
+POLL_S: Final = 1.0
+"""A lost wake costs this much."""
+
+CHUNKS_MAX: Final = 50
+"""Chunks of one transaction: 50,000 outcomes in memory, 10 MB of messages."""
+
+CLOSES_MAX: Final = 100
+"""Sends that are closed between two looks at the chunks."""
+
+
+class Ended(Wire, frozen=True, kw_only=True):
+    """How one recipient ended."""
+
+    recipient: UUID
+    user_id: str | None
+    state: str
+    reason: str | None
+    variant: str | None
+    provider_id: str | None
+    attempt: int
+    repeated: bool
+    at: datetime
+
+
+class Outcomes(Wire, frozen=True, kw_only=True):
+    """The message `lifecycle.<channel>.outcomes`: what one chunk has brought to an end."""
+
+    org: UUID
+    project: UUID
+    send: UUID
+    shard: int
+    seq: int
+    outcomes: list[Ended]
+
+
+class Closed(Wire, frozen=True, kw_only=True):
+    """The message `lifecycle.<channel>.closed`."""
+
+    org: UUID
+    project: UUID
+    send: UUID
+    status: str
+    targeted: int
+    accepted: int
+    rejected: int
+    suppressed: int
+    expired: int
+    unknown: int
+    unreachable: int
+    error: str | None
+
+
+def accountant(kernel: Kernel, channels: Mapping[str, Channel]) -> Service:
+    return Accountant(kernel, channels)
+
+
+class Accountant:
+    """Tells of the channels that this process knows, so that an older version leaves a new channel to the newer one."""
+
+    name = "account"
+
+    def __init__(self, kernel: Kernel, channels: Collection[str]) -> None:
+        self._kernel = kernel
+        self._channels = channels
+        self._woken = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        end = self._kernel.bus.on_wake(WAKE_ACCOUNT, lambda subject: self._woken.set())
+        stopping = asyncio.ensure_future(self._watch(stop))
+        try:
+            while not stop.is_set():
+                self._woken.clear()
+                if not await self._once():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(POLL_S):
+                            await self._woken.wait()
+        finally:
+            stopping.cancel()
+            end()
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._woken.set()
+
+    async def _once(self) -> bool:
+        """Whether there may be more to do at once."""
+        try:
+            accounted = await account_chunks(self._kernel, self._channels)
+            await close_sends(self._kernel, self._channels)
+        except Exception as error:
+            if not (isinstance(error, Unavailable) or is_away(error) or bus.is_away(error)):
+                raise
+            self._kernel.log.warning("account.waits", error=repr(error))
+            return False
+        return accounted == CHUNKS_MAX
+
+
+async def account_chunks(kernel: Kernel, channels: Collection[str]) -> int:
+    """Tell and count what the oldest closed chunks have brought; how many chunks."""
+    async with kernel.db.transaction() as connection:
+        chunks = await connection.fetch(store.SQL.chunks_to_account, CHUNKS_MAX, list(channels))
+        if not chunks:
+            return 0
+        messages = [await _outcomes(connection, chunk) for chunk in chunks]
+        # Told before it is committed: what is told twice is recognised, what is never told is lost.
+        await asyncio.gather(
+            *(
+                kernel.bus.publish(
+                    f"lifecycle.{chunk['channel']}.outcomes",
+                    msgspec.json.encode(message),
+                    f"{message.send}.{message.shard}.{message.seq}",
+                )
+                for chunk, message in zip(chunks, messages, strict=True)
+                if message.outcomes
+            )
+        )
+        keys: list[list[Any]] = [[chunk[name] for chunk in chunks] for name in ("org_id", "send_id", "shard", "seq")]
+        await connection.execute(store.SQL.count_outcomes, *keys)
+        await connection.execute(store.SQL.set_accounted, *keys)
+    return len(chunks)
+
+
+async def close_sends(kernel: Kernel, channels: Collection[str]) -> int:
+    """Close whatever is planned, recorded and accounted to the end; how many sends."""
+    rows = await kernel.db.fetch(store.SQL.sends_to_close, CLOSES_MAX, list(channels))
+    return sum([await close_send(kernel, row["org_id"], row["id"]) for row in rows])
+
+
+async def close_send(kernel: Kernel, org: OrgId, send: SendId) -> bool:
+    """Close a send if its every recipient has ended (C96); False when somebody is still open, or it is closed."""
+    async with kernel.db.transaction() as connection:
+        row = await connection.fetchrow(store.SQL.lock_to_close, org, send)
+        if row is None:
+            return False
+        rows = await connection.fetch(store.SQL.reconcile, org, send)
+        ended = dict.fromkeys(FINAL_STATES, 0)
+        for counted in rows:
+            if counted["state"] is not None:
+                ended[counted["state"]] += counted["n"]
+        targeted: int = rows[0]["targeted"]
+        step = _step(row, ended, targeted)
+        closed = await store.step_send(connection, org, send, step, closes=True)
+        if closed is None:
+            return False
+        message = Closed(
+            org=org,
+            project=closed.project,
+            send=send,
+            status=closed.status,
+            targeted=targeted,
+            **ended,
+            unreachable=closed.unreachable,
+            error=closed.error,
+        )
+        await kernel.bus.publish(f"lifecycle.{closed.channel}.closed", msgspec.json.encode(message), f"{send}.closed")
+    kernel.metrics.count("sends", channel=closed.channel, status=closed.status)
+    return True
+
+
+def _step(row: Record, ended: Mapping[str, int], targeted: int) -> str:
+    if row["error"] is not None and not ended["accepted"]:
+        return "close_failed"
+    return closing_step(ended["accepted"], ended["rejected"], ended["expired"], ended["unknown"], targeted)
+
+
+async def _outcomes(connection: Connection, chunk: Record) -> Outcomes:
+    rows = await connection.fetch(
+        store.SQL.outcomes_of, chunk["org_id"], chunk["send_id"], chunk["shard"], chunk["seq"]
+    )
+    return Outcomes(
+        org=chunk["org_id"],
+        project=chunk["project_id"],
+        send=chunk["send_id"],
+        shard=chunk["shard"],
+        seq=chunk["seq"],
+        outcomes=[
+            Ended(
+                recipient=row["recipient"],
+                user_id=row["user_id"],
+                state=row["state"],
+                reason=row["reason"],
+                variant=row["variant"],
+                provider_id=row["provider_id"],
+                attempt=row["attempt"],
+                repeated=row["repeated"],
+                at=row["at"],
+            )
+            for row in rows
+        ],
+    )

@@ -1,0 +1,411 @@
+"""The seam to providers: a whole decided chunk crosses it, and outcomes come back.
+
+A lane is (provider credential, environment), or the origin of a Web Push endpoint; its name comes with each call.
+Lanes own connections and know nothing of chunks' history, leases or the ledger: before bytes leave they ask the
+`Gate`, and it says how many recipients may go and whether the lease still lasts.
+
+`PlainLanes` is the plain implementation over httpx. What it reports errs to one side only: `unsent` is proved (the
+connection never stood, or the request was never handed to it); anything that broke later is `unknown`, because bytes
+may have left (reliability.md 2.1). httpcore itself repeats a request that a GOAWAY's last stream id proves unread; a
+REFUSED_STREAM looks like any other reset to it and is `unknown` here.
+
+A lane promises places before the gate is asked: at most twice as many as it may have on the wire. So a provider that is
+slow, silent, or that answers one request at a time holds a small part of the worker's window, and not what the
+lanes of others could use.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+
+import httpx
+import msgspec
+
+from sendora.delivery import failpoint
+from sendora.delivery.fair import Window
+from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Outcome, Reply
+from sendora.kernel.clock import millis
+from sendora.kernel.errors import Unavailable
+from sendora.kernel.outbound import BlockedAddress, read_body
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sendora.delivery.channel import Sending
+    from sendora.kernel.life import Kernel
+
+SLICE: Final = 256
+"""Recipients that one move of the mark covers at most: a chunk starts before the window has room for all of it."""
+
+PROMISED: Final = 2
+"""Calls that may be admitted for a lane, in calls that may be on it: while some are on the wire the next are marked."""
+
+STREAMS: Final = 100
+"""Requests at a time on one connection: httpcore's own ceiling, below what providers announce."""
+
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = 10.0
+"""A provider that is silent for so long has an `unknown` call (F-V6)."""
+
+CALL_S: Final = 12.0
+"""From the first byte to the last, whatever drips in between; within the time that a draining process has."""
+
+BREAKER_FAILURES: Final = 10
+"""Calls in a row without any answer; a few are one bad token or one lost connection."""
+
+BREAKER_S: Final = 5.0
+"""How long a lane that does not answer is left alone; then one request tries it."""
+
+LANES_MAX: Final = 256
+"""Web Push has as many origins as browsers have vendors; clients can make up more."""
+
+WEB_PUSH: Final = "webpush"
+"""Lanes of this provider are one origin each: they share a client, whose pool holds a connection for each origin and
+closes idle ones."""
+
+IDLE_S: Final = 300.0
+"""A lane that nobody used in so long gives its connections back."""
+
+
+class Gate(Protocol):
+    """What a lane asks of whoever owns the chunk, and where its outcomes go."""
+
+    async def admit(self, positions: Sequence[int]) -> int:
+        """Wait until some of these, counted from the first, may leave: there is room in the window and the mark is past
+        them. 0: none any more, the worker drains or has lost the shard."""
+
+    def open(self) -> bool:
+        """Asked right before each request: the lease lasts, and the worker does not drain."""
+
+    async def again(self, call: Call, reply: Reply) -> Call | None:
+        """The same call under a fresh credential, when the answer says that the old one has expired."""
+
+    def done(self, outcomes: Sequence[Outcome]) -> None: ...
+
+
+class Lanes(Protocol):
+    def held_s(self, lane: str) -> float:
+        """Seconds for which the lane is not tried, 0 when it is open."""
+
+    async def run(self, sending: "Sending", calls: Sequence[Call], chunk: Chunk, gate: Gate) -> None:
+        """Send the calls, in order of position, as far as the gate lets them; returns when each that left has its
+        outcome."""
+
+    async def close(self) -> None: ...
+
+
+class PlainLanes:
+    """Lanes over httpx: one task for each request, a few connections for each lane."""
+
+    def __init__(self, kernel: "Kernel", clock: Callable[[], float] = time.monotonic) -> None:
+        self._kernel = kernel
+        self._clock = clock
+        self._lanes: dict[str, _Lane] = {}
+        self._web: httpx.AsyncClient | None = None
+
+    def held_s(self, lane: str) -> float:
+        found = self._lanes.get(lane)
+        return max(found.closed_until - self._clock(), 0.0) if found is not None else 0.0
+
+    async def run(self, sending: "Sending", calls: Sequence[Call], chunk: Chunk, gate: Gate) -> None:
+        failed: list[Exception] = []
+        names = {call.lane for call in calls}
+        async with asyncio.TaskGroup() as tasks:
+            done = 0
+            # Once all of its lanes are held, the rest of the chunk waits as it is.
+            while done < len(calls) and not failed and not all(self.held_s(name) for name in names):
+                places = await self._promised(calls[done : done + SLICE], chunk)
+                admitted = 0
+                try:
+                    admitted = await gate.admit([call.position for call in calls[done : done + len(places)]])
+                finally:
+                    for place in places[admitted:]:
+                        place.give()
+                if not admitted:
+                    break
+                for call, place in zip(calls[done : done + admitted], places, strict=False):
+                    task = tasks.create_task(self._one(sending, call, chunk, gate, failed))
+                    task.add_done_callback(place.give)
+                done += admitted
+        if failed:
+            raise failed[0]
+
+    async def _promised(self, calls: Sequence[Call], chunk: Chunk) -> "list[_Place]":
+        """Places for some of the calls, counted from the first; at least one.
+
+        Only for the first lane is waited: who held places of one lane and waited for another's would be waited for in a
+        circle.
+        """
+        wanted = Counter(call.lane for call in calls)
+        granted: dict[str, tuple[Window | None, int]] = {}
+        try:
+            for name, want in wanted.items():  # In the order of the calls.
+                lane = await self._lane(name)
+                if lane is None or lane.closed_until > self._clock():
+                    granted[name] = None, want  # Whoever goes there is answered at once.
+                    continue
+                window = lane.promised[chunk.class_]
+                taken = await window.take(chunk.org, want) if not granted else window.take_now(want)
+                granted[name] = window, taken
+            places: list[_Place] = []
+            for call in calls:
+                window_of, left = granted[call.lane]
+                if not left:
+                    break
+                granted[call.lane] = window_of, left - 1
+                places.append(_Place(window_of))
+            return places
+        finally:
+            for window_of, left in granted.values():
+                if window_of is not None:
+                    window_of.give(left)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        lanes, self._lanes = self._lanes, {}
+        for lane in lanes.values():
+            await lane.close()
+        if self._web is not None:
+            await self._web.aclose()
+            self._web = None
+
+    async def _one(self, sending: "Sending", call: Call, chunk: Chunk, gate: Gate, failed: list[Exception]) -> None:
+        reply = await self._send(call, chunk.class_, gate)
+        try:
+            if reply.status in _UNAUTHORIZED:
+                with suppress(Unavailable):  # Then the refusal stands, and the channel defers it.
+                    fresh = await gate.again(call, reply)
+                    if fresh is not None:
+                        # In place: the first request was refused, so this one is no repetition.
+                        call, reply = fresh, await self._send(fresh, chunk.class_, gate)
+            failpoint.hit("dispatch.after_answer")
+            gate.done([sending.read(call, reply, chunk, millis(self._kernel.clock.now()))])
+        except Exception as error:
+            # An answer that cannot be read must not take with it the requests that are on the wire beside it.
+            failed.append(error)
+
+    async def _send(self, call: Call, class_: Class, gate: Gate) -> Reply:
+        lane = await self._lane(call.lane)
+        if lane is None:
+            return Reply(position=call.position, fate="unsent", detail="lanes_busy")
+        async with lane.slot(class_):
+            if lane.closed_until > self._clock():
+                return Reply(position=call.position, fate="unsent", detail="breaker")
+            if not gate.open():
+                return Reply(position=call.position, fate="unsent", detail="closed")
+            started = self._clock()
+            reply = await _exchange(lane, call)
+            lane.learn(reply, self._clock())
+        provider = _provider(call.lane)
+        self._kernel.metrics.count("lane_requests", provider=provider, status=reply.status)
+        self._kernel.metrics.observe("lane_seconds", self._clock() - started, provider=provider)
+        return reply
+
+    async def _lane(self, name: str) -> "_Lane | None":
+        now = self._clock()
+        lane = self._lanes.get(name)
+        if lane is None:
+            await self._make_room(now)
+            if len(self._lanes) >= LANES_MAX:
+                return None
+            lane = self._lanes.get(name)  # Somebody else may have made it while room was made.
+        if lane is None:
+            if _provider(name) == WEB_PUSH:
+                self._web = self._web or self._kernel.outbound.client()
+                lane = _Lane(None, [_Connection(self._web)], 1, now)
+            else:
+                lane = _Lane(self._kernel.outbound.client, [], self._kernel.settings.dispatch.connections, now)
+            self._lanes[name] = lane
+        lane.used_at = now
+        return lane
+
+    async def _make_room(self, now: float) -> None:
+        """Close what is idle, and when all places are taken whichever idle lane was used longest ago."""
+        idle = sorted((lane.used_at, name) for name, lane in self._lanes.items() if not lane.busy)
+        leave = [name for used_at, name in idle if now - used_at > IDLE_S]
+        if not leave and len(self._lanes) >= LANES_MAX:
+            leave = [name for _, name in idle[:1]]
+        for lane in [self._lanes.pop(name) for name in leave]:
+            await lane.close()
+
+
+_UNAUTHORIZED: Final = frozenset({401, 403})
+
+
+class _Lane:
+    """Connections of one lane, how many requests may be on them, and whether it answers at all."""
+
+    def __init__(
+        self,
+        make: Callable[[], httpx.AsyncClient] | None,
+        clients: "list[_Connection]",
+        connections: int,
+        now: float,
+    ) -> None:
+        self._make = make
+        """None: the clients belong to somebody else, who closes them."""
+        self._clients = clients
+        self._connections = connections
+        self._failures = 0
+        self._limit = 1  # APNs takes one request until a credential has proved itself; others lose one round trip.
+        self._running = 0
+        self._waiting: dict[Class, deque[asyncio.Future[None]]] = {"now": deque(), "bulk": deque()}
+        self.promised: dict[Class, Window] = {"now": Window(PROMISED), "bulk": Window(PROMISED)}
+        """Calls that were admitted for this lane and have not ended. Each class has its own, so that a broadcast does
+        not take the places of what somebody waits for."""
+        self.closed_until = 0.0
+        self.used_at = now
+
+    @property
+    def busy(self) -> bool:
+        return bool(
+            self._running or any(self._waiting.values()) or any(window.taken for window in self.promised.values())
+        )
+
+    @asynccontextmanager
+    async def slot(self, class_: Class) -> "AsyncIterator[None]":
+        """A place on the lane; transactional requests go before broadcasts that wait."""
+        await self._enter(class_)
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._admit()
+
+    @asynccontextmanager
+    async def connection(self) -> "AsyncIterator[httpx.AsyncClient]":
+        """The least loaded, another one when all are full."""
+        chosen = min(self._clients, key=lambda client: client.running, default=None)
+        full = chosen is None or chosen.running >= STREAMS
+        if self._make is not None and full and len(self._clients) < self._connections:
+            chosen = _Connection(self._make())
+            self._clients.append(chosen)
+        if chosen is None:
+            raise RuntimeError("a lane without a connection")
+        chosen.running += 1
+        try:
+            yield chosen.client
+        finally:
+            chosen.running -= 1
+
+    def learn(self, reply: Reply, now: float) -> None:
+        if reply.detail.startswith(BLOCKED):
+            return  # Nobody was asked, so nobody failed.
+        if reply.fate == "answered":
+            self._failures = 0
+            if reply.status < 500 and reply.status not in _UNPROVEN:
+                self._set_limit(self._connections * STREAMS)
+            return
+        self._failures += 1
+        if self._failures >= BREAKER_FAILURES:
+            # Half open afterwards: one request at a time, and one more failure closes it again.
+            self._failures = BREAKER_FAILURES - 1
+            self._set_limit(1)
+            self.closed_until = now + BREAKER_S
+
+    def _set_limit(self, limit: int) -> None:
+        if limit != self._limit:
+            self._limit = limit
+            for window in self.promised.values():
+                window.resize(PROMISED * limit)
+            self._admit()
+
+    async def close(self) -> None:
+        if self._make is not None:
+            for connection in self._clients:
+                await connection.client.aclose()
+
+    async def _enter(self, class_: Class) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[class_].append(future)
+        self._admit()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._running -= 1
+                self._admit()
+            raise
+
+    def _admit(self) -> None:
+        for line in self._waiting.values():
+            while line and self._running < self._limit:
+                future = line.popleft()
+                if not future.done():
+                    self._running += 1
+                    future.set_result(None)
+
+
+_UNPROVEN: Final = frozenset({401, 403, 429})
+"""Answers after which a lane is not known to accept our credential."""
+
+
+class _Place:
+    """One call's place on a lane; None: on one that promises nothing."""
+
+    def __init__(self, window: Window | None) -> None:
+        self._window = window
+
+    def give(self, _: object = None) -> None:
+        if self._window is not None:
+            self._window.give(1)
+            self._window = None
+
+
+class _Connection(msgspec.Struct):
+    client: httpx.AsyncClient
+    running: int = 0
+
+
+async def _exchange(lane: _Lane, call: Call) -> Reply:
+    """One request. `unsent` is proved; whatever breaks after the connection stood is `unknown`."""
+    response: httpx.Response | None = None
+    body = b""
+    extensions: dict[str, Any] = {}
+    if failpoint.armed("dispatch.after_write"):
+        extensions["trace"] = _trace
+    try:
+        async with asyncio.timeout(CALL_S), lane.connection() as client:
+            request = client.stream(
+                "POST", call.url, headers=call.headers, content=call.body, timeout=_TIMEOUT, extensions=extensions
+            )
+            async with request as response:
+                body = await read_body(response)
+    except BlockedAddress as error:
+        return Reply(position=call.position, fate="unsent", detail=f"{BLOCKED} {error.reason}")
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
+        return Reply(position=call.position, fate="unsent", detail=type(error).__name__)
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError) as error:
+        if response is None:
+            return Reply(position=call.position, fate="unknown", detail=type(error).__name__)
+        # The verdict is in the status; what was to follow explains it at best.
+    if response is None:
+        raise RuntimeError("a request without an answer and without an error")
+    return Reply(
+        position=call.position,
+        fate="answered",
+        status=response.status_code,
+        headers=dict(response.headers),
+        body=body,
+    )
+
+
+_TIMEOUT: Final = httpx.Timeout(ANSWER_S, connect=CONNECT_S, pool=CONNECT_S)
+
+
+async def _trace(event: str, info: dict[str, Any]) -> None:
+    if event.endswith("send_request_body.complete"):
+        failpoint.hit("dispatch.after_write")
+
+
+def _provider(lane: str) -> str:
+    """A label with few values: what stands before the colon of a lane's name."""
+    return lane.partition(":")[0]

@@ -1,0 +1,149 @@
+"""The life of a message as frozen structs: Send -> Chunk -> Decided -> Call -> Reply -> Outcome.
+
+A send is committed (submit), planned into chunks (plan), and each chunk is decided, sent and recorded (dispatch, lanes,
+ledger). `Decided` is the library's (`_core.Decided`): one verdict for each recipient of a chunk. A signature that takes
+or gives one of these shows where in its life a message stands. No IO here, and no channel: what a send says and whom it
+is for are bytes that only its channel reads.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from sendora.kernel.ids import OrgId, ProjectId, SendId
+
+CHUNK_SIZE = 1_000
+"""Recipients in a chunk: 16 kB a row, 16 MB for a million recipients, and one query brings what
+their decision needs."""
+
+SHARDS = 64
+"""Virtual shards. More than the workers anyone runs, few enough that a worker's renewal is one statement."""
+
+TRIES_MAX = 5
+"""Tries of one recipient, the first included; then `rejected: retries_exhausted` (providers.md 3.6)."""
+
+Class = Literal["now", "bulk"]
+Delivery = Literal["at_least_once", "at_most_once"]
+Final = Literal["accepted", "rejected", "suppressed", "expired", "unknown"]
+State = Literal["accepted", "rejected", "suppressed", "expired", "unknown", "deferred"]
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """What a channel asks delivery to send."""
+
+    org: OrgId
+    project: ProjectId
+    channel: str
+    class_: Class
+    delivery: Delivery
+    target: dict[str, Any]
+    content: dict[str, Any]
+    scheduled_for: datetime | None
+    ttl_s: int
+    """Counted from the call, or from `scheduled_for`."""
+    token_count: int | None
+
+
+class Send(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `sends`."""
+
+    org: OrgId
+    id: SendId
+    project: ProjectId
+    channel: str
+    class_: Class
+    delivery: Delivery
+    status: str
+    target: dict[str, Any]
+    content: dict[str, Any]
+    log_position: int
+    created_at: datetime
+    scheduled_for: datetime | None
+    expires_at: datetime
+    planned_at: datetime | None
+    audience_as_of: datetime | None
+    audience_complete: bool | None
+    token_count: int | None
+    unreachable: int
+    closed_at: datetime | None
+    error: str | None
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `chunks`, claimed under a shard's epoch. A recipient is named by its position."""
+
+    org: OrgId
+    send: SendId
+    shard: int
+    seq: int
+    class_: Class
+    attempt: int
+    repeated: bool
+    size: int
+    started: int
+    due_at: datetime
+
+
+BLOCKED = "blocked:"
+"""How the `detail` of a reply begins when the outbound guard refuses the address: no later try will fare better."""
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to a provider, built and not yet sent."""
+
+    position: int
+    lane: str
+    """Names the connections it may travel on: the credential and environment, or a Web Push origin."""
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        """Without the headers, which carry a credential, and without what is said to whom."""
+        return f"{type(self).__name__}(position={self.position}, lane={self.lane!r})"
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a call on the wire."""
+
+    position: int
+    fate: Literal["answered", "unsent", "unknown"]
+    """`unsent` is proved (nothing left, or refused unread); `unknown` means bytes may have left and no answer came."""
+    status: int = 0
+    headers: dict[str, str] = {}
+    body: bytes = b""
+    detail: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ledger records of one recipient in one chunk."""
+
+    position: int
+    recipient: UUID
+    user_id: str | None
+    state: State
+    reason: str | None = None
+    variant: str | None = None
+    provider_id: str | None = None
+    due_at: datetime | None = None
+    """When to go on; only with state `deferred`."""
+    repeated: bool = False
+    """Deferred: the request was written without an answer, so the next try may be a second one.
+    Else set by the chunk."""
+    counted: bool = True
+    """Deferred: whether the wait was a try (a 503 is, quiet hours are not)."""
+
+
+class Targets(msgspec.Struct, frozen=True, kw_only=True):
+    """What a channel says of the recipients that it wrote into the planner's table `plan_targets`."""
+
+    unreachable: int
+    """People without any address."""
+    as_of: datetime | None
+    complete: bool
+    """False: planned as of what was known after the wait (design 5)."""
+    kept: dict[str, Any] | None = None
+    """The target without the people whom it named: they stand in the ledger now, where an erasure finds them. None: it
+    named nobody."""

@@ -1,0 +1,395 @@
+-- writes: sends, plan_positions, chunks, deliveries, send_counts, shard_leases, dispatchers
+-- reads: log_positions
+--
+-- Every statement about a send names its org first. Times that decide something are PostgreSQL's own now().
+
+-- ============================================================ sends
+
+-- name: insert_send
+-- A time that has passed is now. The lifetime counts from when the send is due.
+INSERT INTO sends (org_id, id, project_id, channel, class, delivery, status, target, content, log_position,
+                   scheduled_for, expires_at, token_count)
+VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $11::timestamptz > now() THEN 'scheduled' ELSE 'queued' END, $7, $8, $9,
+        $11, greatest($11, now()) + make_interval(secs => $10::double precision), $12)
+RETURNING *;
+
+-- name: find_send
+SELECT * FROM sends WHERE org_id = $1 AND id = $2;
+
+-- name: list_sends
+SELECT * FROM sends
+ WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND ($4::text[] IS NULL OR status = ANY($4))
+ ORDER BY created_at DESC, id DESC LIMIT $5 OFFSET $6;
+
+-- name: count_sends
+SELECT count(*) FROM sends
+ WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND ($4::text[] IS NULL OR status = ANY($4));
+
+-- name: step_send
+-- Compare and set: the only way a request changes a status. No row: the send is gone or stands elsewhere.
+UPDATE sends SET status = $3, closed_at = CASE WHEN $5 THEN now() ELSE closed_at END
+ WHERE org_id = $1 AND id = $2 AND status = ANY($4::text[])
+RETURNING *;
+
+-- name: claim_scheduled
+-- The occurrence is the row itself, so it happens once whoever claims it (F-S1, F-S2). The audience is the one of the due
+-- time, therefore the log position is taken anew.
+UPDATE sends SET status = $1, log_position = greatest(log_position, $3)
+ WHERE (org_id, id) IN (
+     SELECT org_id, id FROM sends WHERE status = 'scheduled' AND scheduled_for <= now()
+      ORDER BY scheduled_for LIMIT $2 FOR UPDATE SKIP LOCKED)
+   AND status = 'scheduled'
+RETURNING org_id, id;
+
+-- name: next_scheduled_s
+SELECT extract(epoch FROM min(scheduled_for) - now())::double precision FROM sends WHERE status = 'scheduled';
+
+-- ============================================================ plan
+
+-- name: claim_plan
+-- One send at a time and transactional ones first. Whoever held it longer than its lease is taken for dead.
+UPDATE sends SET plan_epoch = plan_epoch + 1, plan_claims = plan_claims + 1,
+                 plan_until = now() + make_interval(secs => $1::double precision)
+ WHERE (org_id, id) = (
+     SELECT org_id, id FROM sends
+      WHERE planned_at IS NULL AND status IN ('queued', 'sending', 'paused') AND plan_until < now()
+      ORDER BY class = 'bulk', created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING *;
+
+-- name: keep_plan
+-- Also the first statement of a round's transaction: it locks the row, and gives nothing when the send is not ours any
+-- more or not wanted any more.
+UPDATE sends SET plan_until = now() + make_interval(secs => $4::double precision)
+ WHERE org_id = $1 AND id = $2 AND plan_epoch = $3 AND status IN ('queued', 'sending', 'paused') AND planned_at IS NULL
+RETURNING plan_epoch;
+
+-- name: postpone_plan
+-- Something else was away: this take does not count against the send.
+UPDATE sends SET plan_until = now() + make_interval(secs => $4::double precision), plan_claims = greatest(plan_claims - 1, 0)
+ WHERE org_id = $1 AND id = $2 AND plan_epoch = $3;
+
+-- name: stored_position
+-- How far both stores have come, in lanes that were ever read; NULL when one of them has read nothing yet.
+SELECT CASE WHEN count(DISTINCT consumer) = cardinality($1::text[]) THEN min(position) END
+  FROM log_positions WHERE consumer = ANY($1::text[]);
+
+-- name: make_targets
+CREATE TEMPORARY TABLE plan_targets (
+    shard     smallint NOT NULL,
+    recipient uuid NOT NULL,
+    PRIMARY KEY (shard, recipient)
+);
+
+-- name: drop_targets
+DROP TABLE IF EXISTS pg_temp.plan_targets;
+
+-- name: plan_round
+-- The next chunks of every shard, cut above the position that the last round left; at most $3 chunks of $4 a shard.
+WITH shards AS (
+    SELECT s.shard::smallint AS shard, p.position, coalesce(p.seq, 0) AS seq
+      FROM generate_series(0, 63) AS s(shard)
+      LEFT JOIN plan_positions p ON p.org_id = $1 AND p.send_id = $2 AND p.shard = s.shard
+), numbered AS (
+    SELECT s.shard, s.seq, t.recipient, row_number() OVER (PARTITION BY s.shard ORDER BY t.recipient) - 1 AS n
+      FROM shards s CROSS JOIN LATERAL (
+          SELECT recipient FROM plan_targets t
+           WHERE t.shard = s.shard AND t.recipient > coalesce(s.position, '00000000-0000-0000-0000-000000000000')
+           ORDER BY recipient LIMIT $3::integer * $4::integer) AS t
+)
+INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, recipients, due_at)
+SELECT $1, $2, shard, seq + (n / $4::integer), $5, true, 1, array_agg(recipient ORDER BY recipient), now()
+  FROM numbered GROUP BY shard, seq, n / $4::integer
+RETURNING shard, seq, recipients[size] AS last, size;
+
+-- name: lock_positions
+-- In the order that flushes lock them too, so that the two never wait for each other in a circle.
+SELECT shard FROM plan_positions WHERE org_id = $1 AND send_id = $2 ORDER BY shard FOR UPDATE;
+
+-- name: set_positions
+INSERT INTO plan_positions (org_id, send_id, shard, position, seq)
+SELECT $1, $2, k.shard, k.position, k.seq
+  FROM unnest($3::smallint[], $4::uuid[], $5::integer[]) AS k(shard, position, seq) ORDER BY k.shard
+    ON CONFLICT (org_id, send_id, shard) DO UPDATE SET position = excluded.position, seq = excluded.seq;
+
+-- name: end_plan
+UPDATE sends SET planned_at = now(), unreachable = $4, audience_as_of = $5, audience_complete = $6, error = $7,
+                 target = coalesce($8, target),
+                 token_count = (SELECT coalesce(sum(size), 0) FROM chunks WHERE org_id = $1 AND send_id = $2 AND planned)
+ WHERE org_id = $1 AND id = $2 AND plan_epoch = $3 AND planned_at IS NULL
+RETURNING id;
+
+-- ============================================================ shards
+
+-- name: heartbeat
+INSERT INTO dispatchers (holder, seen_at) VALUES ($1, now())
+    ON CONFLICT (holder) DO UPDATE SET seen_at = excluded.seen_at
+RETURNING xmax = 0 AS fresh;
+
+-- name: alive
+-- Position and number of this worker among those alive, by name, so that everybody computes the same shares.
+SELECT count(*) AS workers, count(*) FILTER (WHERE holder < $1) AS rank
+  FROM dispatchers WHERE seen_at > now() - make_interval(secs => $2::double precision);
+
+-- name: leave
+DELETE FROM dispatchers WHERE holder = $1;
+
+-- name: forget_dispatchers
+DELETE FROM dispatchers WHERE seen_at < now() - interval '1 hour';
+
+-- name: renew_shards
+-- Locked in order first: a flush holds the same rows, in the same order.
+WITH mine AS (
+    SELECT shard FROM shard_leases
+      JOIN unnest($2::smallint[], $3::bigint[]) AS k(shard, epoch) USING (shard, epoch)
+     WHERE holder = $1 ORDER BY shard FOR NO KEY UPDATE OF shard_leases)
+UPDATE shard_leases l SET lease_until = now() + make_interval(secs => $4::double precision)
+  FROM mine WHERE l.shard = mine.shard
+RETURNING l.shard;
+
+-- name: take_shards
+-- What nobody holds, what was held by somebody who fell silent, or what we had given up ourselves. The epoch rises, and
+-- with it every write of the former holder becomes void.
+UPDATE shard_leases l SET holder = $1, epoch = l.epoch + 1, lease_until = now() + make_interval(secs => $4::double precision)
+  FROM (SELECT shard FROM shard_leases WHERE shard = ANY($2::smallint[]) AND (lease_until < now() OR holder = $1)
+         ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED) AS free
+ WHERE l.shard = free.shard
+RETURNING l.shard, l.epoch;
+
+-- name: release_shards
+UPDATE shard_leases l SET holder = NULL, lease_until = '-infinity'
+  FROM unnest($2::smallint[], $3::bigint[]) AS k(shard, epoch)
+ WHERE l.shard = k.shard AND l.epoch = k.epoch AND l.holder = $1;
+
+-- name: hold_shards
+-- First statement of every write under leases: those that are still ours, kept until the commit (F-D4).
+SELECT shard FROM shard_leases
+  JOIN unnest($2::smallint[], $3::bigint[]) AS k(shard, epoch) USING (shard, epoch)
+ WHERE holder = $1 ORDER BY shard FOR SHARE OF shard_leases;
+
+-- ============================================================ queue
+
+-- name: due_chunks
+-- At most $2 of each tenant and class, so that one tenant's queue does not hide another's. Paused and cancelled sends
+-- keep their chunks, and nobody sees them.
+WITH due AS (
+    SELECT c.org_id, c.send_id, c.shard, c.seq, c.class, c.size, c.due_at, c.claims,
+           row_number() OVER (PARTITION BY c.org_id, c.class ORDER BY c.due_at, c.seq, c.shard) AS turn
+      FROM chunks c JOIN sends s ON s.org_id = c.org_id AND s.id = c.send_id
+     WHERE c.shard = ANY($1::smallint[]) AND c.closed_at IS NULL AND c.due_at <= now() AND s.status = 'sending'
+)
+SELECT org_id, send_id, shard, seq, class, size, claims FROM due WHERE turn <= $2 ORDER BY class = 'bulk', due_at, turn;
+
+-- name: claim_chunks
+-- The number of claims rises before anybody looks into a chunk: one that kills its workers is parked (F-M6). The send may
+-- have been paused or stopped since the queue was read.
+UPDATE chunks c SET claims = c.claims + 1
+  FROM unnest($2::uuid[], $3::uuid[], $4::smallint[], $5::integer[], $6::bigint[]) AS k(org_id, send_id, shard, seq, epoch),
+       shard_leases l, sends s
+ WHERE c.org_id = k.org_id AND c.send_id = k.send_id AND c.shard = k.shard AND c.seq = k.seq AND c.closed_at IS NULL
+   AND l.shard = k.shard AND l.epoch = k.epoch AND l.holder = $1
+   AND s.org_id = k.org_id AND s.id = k.send_id AND s.status = 'sending'
+RETURNING c.org_id, c.send_id, c.shard, c.seq, c.class, c.attempt, c.repeated, c.size, c.started, c.due_at, c.claims;
+
+-- name: recorded
+-- Which positions of a chunk have an outcome already.
+SELECT position FROM deliveries WHERE org_id = $1 AND send_id = $2 AND shard = $3 AND seq = $4;
+
+-- name: park_chunk
+-- What was not sent is rejected; what may have been sent is unknown. The people behind are not looked up: reading this
+-- chunk is what failed.
+INSERT INTO deliveries (org_id, send_id, shard, seq, position, recipient, state, reason, attempt, repeated, at)
+SELECT c.org_id, c.send_id, c.shard, c.seq, r.n - 1, r.recipient,
+       CASE WHEN c.repeated OR r.n <= c.started THEN 'unknown' ELSE 'rejected' END,
+       CASE WHEN r.n <= c.started THEN 'worker_lost' ELSE 'parked' END,
+       c.attempt, false, now()
+  FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
+ WHERE c.org_id = $1 AND c.send_id = $2 AND c.shard = $3 AND c.seq = $4 AND c.closed_at IS NULL
+   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.org_id = c.org_id AND d.send_id = c.send_id AND d.shard = c.shard
+                      AND d.seq = c.seq AND d.position = r.n - 1);
+
+-- name: close_chunk
+UPDATE chunks SET closed_at = now() WHERE org_id = $1 AND send_id = $2 AND shard = $3 AND seq = $4 AND closed_at IS NULL;
+
+-- name: caps
+-- Whom this shard's people were sent to in the last 24 hours (B111): what was handed to a provider, or may have been.
+-- A token without a user counts for itself (B112).
+SELECT coalesce(user_id, recipient::text), send_id, at FROM deliveries
+ WHERE org_id = $1::uuid AND shard = $2::smallint AND at > now() - interval '24 hours'
+   AND state IN ('accepted', 'rejected', 'unknown');
+
+-- ============================================================ ledger
+
+-- name: has_outcome
+-- After a commit whose answer was lost: its rows are there, or none of it is.
+SELECT EXISTS (SELECT FROM deliveries WHERE org_id = $1 AND send_id = $2 AND shard = $3 AND seq = $4 AND position = $5);
+
+-- name: take_numbers
+-- Numbers for follow-up chunks; $4 is how many each shard of each send needs.
+WITH wanted AS (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::integer[]) AS k(org_id, send_id, shard, n)
+), locked AS (
+    SELECT p.org_id, p.send_id, p.shard FROM plan_positions p JOIN wanted USING (org_id, send_id, shard)
+     ORDER BY p.org_id, p.send_id, p.shard FOR UPDATE OF p
+)
+UPDATE plan_positions p SET seq = p.seq + w.n
+  FROM wanted w JOIN locked USING (org_id, send_id, shard)
+ WHERE p.org_id = w.org_id AND p.send_id = w.send_id AND p.shard = w.shard
+RETURNING p.org_id, p.send_id, p.shard, p.seq - w.n AS first;
+
+-- name: insert_chunk
+INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, repeated, recipients, due_at)
+VALUES ($1, $2, $3, $4, $5, false, $6, $7, $8, $9);
+
+-- name: move_marks
+-- Marks only rise. `wait_s` puts a chunk back into the queue. Who puts it back through no fault of the chunk, or has
+-- brought outcomes of it, takes claims back.
+UPDATE chunks c
+   SET started = greatest(c.started, k.started),
+       closed_at = CASE WHEN k.closed THEN now() ELSE c.closed_at END,
+       due_at = CASE WHEN k.wait_s IS NULL THEN c.due_at ELSE now() + make_interval(secs => k.wait_s) END,
+       claims = greatest(c.claims - k.unclaim, 0)
+  FROM unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::integer[], $5::smallint[], $6::boolean[],
+              $7::double precision[], $8::smallint[]) AS k(org_id, send_id, shard, seq, started, closed, wait_s, unclaim)
+ WHERE c.org_id = k.org_id AND c.send_id = k.send_id AND c.shard = k.shard AND c.seq = k.seq;
+
+-- ============================================================ account
+
+-- name: chunks_to_account
+SELECT c.org_id, c.send_id, c.shard, c.seq, s.project_id, s.channel
+  FROM chunks c JOIN sends s ON s.org_id = c.org_id AND s.id = c.send_id
+ WHERE c.closed_at IS NOT NULL AND NOT c.accounted AND s.channel = ANY($2::text[])
+ ORDER BY c.closed_at LIMIT $1 FOR UPDATE OF c SKIP LOCKED;
+
+-- name: outcomes_of
+SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at FROM deliveries
+ WHERE org_id = $1 AND send_id = $2 AND shard = $3 AND seq = $4 AND state <> 'deferred' ORDER BY position;
+
+-- name: count_outcomes
+-- In the order of the key, because several accountants may count one send.
+INSERT INTO send_counts (org_id, send_id, day, state, reason, variant, n, repeated)
+SELECT d.org_id, d.send_id, (d.at AT TIME ZONE 'UTC')::date AS day, d.state, coalesce(d.reason, '') AS reason,
+       coalesce(d.variant, '') AS variant, count(*), count(*) FILTER (WHERE d.repeated)
+  FROM deliveries d
+  JOIN unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::integer[]) AS k(org_id, send_id, shard, seq)
+       USING (org_id, send_id, shard, seq)
+ WHERE d.state <> 'deferred'
+ GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (org_id, send_id, day, state, reason, variant)
+    DO UPDATE SET n = send_counts.n + excluded.n, repeated = send_counts.repeated + excluded.repeated;
+
+-- name: set_accounted
+UPDATE chunks c SET accounted = true
+  FROM unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::integer[]) AS k(org_id, send_id, shard, seq)
+ WHERE c.org_id = k.org_id AND c.send_id = k.send_id AND c.shard = k.shard AND c.seq = k.seq;
+
+-- name: sends_to_close
+-- Planned to the end, and no chunk open or to account. A follow-up chunk is committed with the closing of the one that
+-- it follows, so between two statements nothing can slip through.
+SELECT s.org_id, s.id FROM sends s
+ WHERE s.status IN ('queued', 'sending') AND s.planned_at IS NOT NULL AND s.channel = ANY($2::text[])
+   AND NOT EXISTS (SELECT FROM chunks c WHERE c.org_id = s.org_id AND c.send_id = s.id AND NOT c.accounted)
+ LIMIT $1;
+
+-- name: lock_to_close
+SELECT s.* FROM sends s
+ WHERE s.org_id = $1 AND s.id = $2 AND s.status IN ('queued', 'sending') AND s.planned_at IS NOT NULL
+   AND NOT EXISTS (SELECT FROM chunks c WHERE c.org_id = s.org_id AND c.send_id = s.id AND NOT c.accounted)
+   FOR UPDATE OF s SKIP LOCKED;
+
+-- ============================================================ report
+
+-- name: reconcile
+-- One statement, so that both sides of the balance are of one instant.
+SELECT t.targeted, t.written - t.recorded AS open, d.state, d.reason, d.variant, d.n, d.repeated
+  FROM (SELECT (SELECT coalesce(sum(size) FILTER (WHERE planned), 0) FROM chunks WHERE org_id = $1 AND send_id = $2) AS targeted,
+               (SELECT coalesce(sum(size), 0) FROM chunks WHERE org_id = $1 AND send_id = $2) AS written,
+               (SELECT count(*) FROM deliveries WHERE org_id = $1 AND send_id = $2) AS recorded) AS t
+  LEFT JOIN (SELECT state, reason, variant, count(*) AS n, count(*) FILTER (WHERE repeated) AS repeated FROM deliveries
+              WHERE org_id = $1 AND send_id = $2 AND state <> 'deferred' GROUP BY state, reason, variant) AS d ON true;
+
+-- name: counts_of
+-- For lists: from the folded counters. What is not accounted yet stands under open.
+SELECT s.id AS send_id, coalesce(k.targeted, 0) AS targeted, c.state, c.n, c.repeated
+  FROM unnest($2::uuid[]) AS s(id)
+  LEFT JOIN LATERAL (SELECT sum(size) AS targeted FROM chunks
+                      WHERE org_id = $1 AND send_id = s.id AND planned) AS k ON true
+  LEFT JOIN LATERAL (SELECT state, sum(n)::bigint AS n, sum(repeated)::bigint AS repeated FROM send_counts
+                      WHERE org_id = $1 AND send_id = s.id GROUP BY state) AS c ON true;
+
+-- name: recipients
+WITH listed AS (
+    SELECT shard, seq, position, recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
+      FROM deliveries WHERE org_id = $1 AND send_id = $2 AND state <> 'deferred'
+    UNION ALL
+    SELECT c.shard, c.seq, (r.n - 1)::smallint, r.recipient, NULL, 'open', NULL, NULL, NULL, c.attempt, c.repeated, NULL
+      FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
+     WHERE c.org_id = $1 AND c.send_id = $2 AND c.closed_at IS NULL AND coalesce($3::text, 'open') = 'open'
+       AND NOT EXISTS (SELECT FROM deliveries d WHERE d.org_id = c.org_id AND d.send_id = c.send_id
+                          AND d.shard = c.shard AND d.seq = c.seq AND d.position = r.n - 1)
+)
+SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at, count(*) OVER () AS total
+  FROM listed
+ WHERE ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR reason = $4) AND ($5::text IS NULL OR variant = $5)
+   AND ($6::text IS NULL OR user_id = $6)
+ ORDER BY shard, seq, position LIMIT $7 OFFSET $8;
+
+-- name: stats
+SELECT c.state, sum(c.n)::bigint AS n, sum(c.repeated)::bigint AS repeated
+  FROM sends s JOIN send_counts c ON c.org_id = s.org_id AND c.send_id = s.id
+ WHERE s.org_id = $1 AND s.project_id = $2 AND s.channel = $3 GROUP BY c.state;
+
+-- name: stats_sends
+-- Recipients of what was planned, and of what is scheduled as far as the call named them.
+SELECT coalesce(sum(token_count) FILTER (WHERE planned_at IS NOT NULL), 0)::bigint AS targeted,
+       coalesce(sum(token_count) FILTER (WHERE status = 'scheduled'), 0)::bigint AS scheduled
+  FROM sends WHERE org_id = $1 AND project_id = $2 AND channel = $3;
+
+-- name: top_reasons
+SELECT c.reason, sum(c.n)::bigint AS n
+  FROM sends s JOIN send_counts c ON c.org_id = s.org_id AND c.send_id = s.id
+ WHERE s.org_id = $1 AND s.project_id = $2 AND s.channel = $3 AND c.state = ANY($4::text[])
+   AND c.day > (now() AT TIME ZONE 'UTC')::date - $5::integer
+ GROUP BY c.reason ORDER BY n DESC, c.reason LIMIT $6;
+
+-- name: last_failures
+SELECT d.send_id, d.recipient, d.user_id, d.state, d.reason, d.provider_id, d.attempt, d.at
+  FROM deliveries d JOIN sends s ON s.org_id = d.org_id AND s.id = d.send_id
+ WHERE d.org_id = $1 AND s.project_id = $2 AND s.channel = $3 AND d.state IN ('rejected', 'expired', 'unknown')
+   AND d.at > now() - make_interval(days => $4::integer)
+ ORDER BY d.at DESC LIMIT $5;
+
+-- ============================================================ people
+
+-- name: forget_person
+-- Names are of a project, rows of the org: the send tells whose. In the order of the key, so that two of them never wait
+-- for each other in a circle.
+WITH named AS (
+    SELECT d.org_id, d.send_id, d.shard, d.seq, d.position FROM deliveries d
+      JOIN sends s ON s.org_id = d.org_id AND s.id = d.send_id AND s.project_id = $2
+     WHERE d.org_id = $1 AND d.user_id = $3
+     ORDER BY d.send_id, d.shard, d.seq, d.position LIMIT $4
+)
+UPDATE deliveries d SET user_id = NULL FROM named n
+ WHERE d.org_id = n.org_id AND d.send_id = n.send_id AND d.shard = n.shard AND d.seq = n.seq AND d.position = n.position;
+
+-- name: recall_person
+SELECT d.send_id, d.shard, d.seq, d.position, s.channel, d.recipient, d.state, d.reason, d.variant, d.provider_id, d.attempt,
+       d.repeated, d.at
+  FROM deliveries d JOIN sends s ON s.org_id = d.org_id AND s.id = d.send_id AND s.project_id = $2
+ WHERE d.org_id = $1 AND d.user_id = $3 AND s.channel = $4 AND (d.send_id, d.shard, d.seq, d.position) > ($5, $6, $7, $8)
+   AND d.state <> 'deferred'
+ ORDER BY d.send_id, d.shard, d.seq, d.position LIMIT $9;
+
+-- ============================================================ rescue
+
+-- name: overdue
+-- What should have been taken up by now: its wake was lost, or nobody is there to hear it.
+SELECT (SELECT count(*) FROM sends WHERE status = 'scheduled' AND scheduled_for < now() - make_interval(secs => $1::double precision)) AS scheduled,
+       (SELECT count(*) FROM sends WHERE planned_at IS NULL AND status IN ('queued', 'sending', 'paused')
+           AND plan_until < now() AND created_at < now() - make_interval(secs => $1::double precision)) AS plans,
+       (SELECT count(*) FROM chunks WHERE closed_at < now() - make_interval(secs => $1::double precision) AND NOT accounted) AS accounts;
+
+-- name: overdue_shards
+SELECT c.shard, count(*) AS chunks FROM chunks c JOIN sends s ON s.org_id = c.org_id AND s.id = c.send_id
+ WHERE c.closed_at IS NULL AND c.due_at < now() - make_interval(secs => $1::double precision) AND s.status = 'sending'
+ GROUP BY c.shard ORDER BY c.shard;

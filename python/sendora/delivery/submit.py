@@ -1,0 +1,57 @@
+"""The only way in: a send is a row, committed before its caller is answered, and a wake that may be lost.
+
+Whatever the channel checks (C87) is checked before; here nothing is refused but for a server that is away.
+"""
+
+from sendora.delivery import store
+from sendora.delivery.phases import Send, Submission
+from sendora.kernel.errors import Conflict, NotFound
+from sendora.kernel.ids import OrgId, ProjectId, SendId, new_id
+from sendora.kernel.life import Kernel
+
+WAKE_PLAN = "wake.plan"
+WAKE_SCHEDULE = "wake.schedule"
+WAKE_ACCOUNT = "wake.account"
+
+CANCEL_REASONS = {
+    "scheduled": "claim_started",
+    "queued": "already_dispatched",
+    "sending": "already_dispatched",
+    "paused": "already_dispatched",
+    "sent": "already_dispatched",
+    "failed": "already_dispatched",
+    "suppressed": "already_dispatched",
+    "cancelled": "already_cancelled",
+}
+"""Why a send cannot be cancelled (B097, C61), by the status it stands in."""
+
+
+async def submit(kernel: Kernel, asked: Submission) -> Send:
+    """Commit a send, `scheduled` or `queued` (B096), and wake whoever takes it up.
+
+    It is planned when the stores have passed where the log stands now, so that what the caller has just reported
+    counts (design 5).
+    """
+    log_position = await kernel.bus.head()
+    send = await store.insert_send(kernel.db, asked.org, SendId(new_id()), asked, log_position)
+    await kernel.bus.wake(WAKE_SCHEDULE if send.status == "scheduled" else WAKE_PLAN)
+    return send
+
+
+async def cancel(kernel: Kernel, org: OrgId, send: SendId, *, project: ProjectId | None = None) -> Send:
+    """B097: a scheduled send whose claim has not started becomes `cancelled`, any other is a conflict. Compare and set,
+    so that of a cancel and a claim at the same time exactly one happens (F-L7)."""
+    await find_send(kernel, org, send, project=project)
+    cancelled = await store.step_send(kernel.db, org, send, "cancel", closes=True)
+    if cancelled is not None:
+        return cancelled
+    found = await find_send(kernel, org, send, project=project)
+    raise Conflict(f"A send that is {found.status} cannot be cancelled.", CANCEL_REASONS[found.status])
+
+
+async def find_send(kernel: Kernel, org: OrgId, send: SendId, *, project: ProjectId | None = None) -> Send:
+    """Raises NotFound for one that is missing or belongs to another project (C03)."""
+    found = await store.find_send(kernel.db, org, send)
+    if found is None or (project is not None and found.project != project):
+        raise NotFound("Send")
+    return found

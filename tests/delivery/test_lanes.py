@@ -1,0 +1,463 @@
+"""What lanes say of a request's fate: `unsent` only when it is proved (reliability.md 2.1)."""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from tests.conftest import eventually
+from tests.delivery.conftest import DEAD_PORT
+
+from sendora.delivery import lanes as lanes_
+from sendora.delivery.channel import Connection
+from sendora.delivery.lanes import BREAKER_FAILURES, BREAKER_S, LANES_MAX, PROMISED, STREAMS, PlainLanes
+from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Outcome, Reply
+from sendora.kernel.errors import Unavailable
+from sendora.kernel.ids import OrgId, SendId, new_id
+from sendora.kernel.life import Kernel
+from sendora.kernel.outbound import Outbound
+
+
+class Http2:
+    """HTTP/2 over TLS as providers speak it; the path says what becomes of a request."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.most = 0
+        self.connections = 0
+        self.answer = asyncio.Event()
+        self.answer.set()
+        self._now = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, folder: Path) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        self.ca_file = folder / "ca.pem"
+        self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        secret = folder / "key.pem"
+        secret.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.ca_file, secret)
+        context.set_alpn_protocols(["h2"])
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        self.origin = f"localhost:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        connection.initiate_connection()
+        writer.write(connection.data_to_send())
+        paths: dict[int, str] = {}
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError, h2.exceptions.ProtocolError):
+            while data := await reader.read(65_536):
+                for event in connection.receive_data(data):
+                    if isinstance(event, h2.events.RequestReceived) and event.headers is not None:
+                        fields = {bytes(key): bytes(value) for key, value in event.headers}
+                        paths[event.stream_id or 0] = fields[b":path"].decode()
+                    if isinstance(event, h2.events.StreamEnded):
+                        stream = event.stream_id or 0
+                        task = asyncio.create_task(self._reply(connection, writer, stream, paths.pop(stream)))
+                        self._tasks.add(task)
+                        task.add_done_callback(self._tasks.discard)
+                writer.write(connection.data_to_send())
+        writer.close()
+
+    async def _reply(
+        self, connection: h2.connection.H2Connection, writer: asyncio.StreamWriter, stream: int, path: str
+    ) -> None:
+        self.seen.append(path)
+        self._now += 1
+        self.most = max(self.most, self._now)
+        await self.answer.wait()
+        self._now -= 1
+        match path.split("/")[1]:
+            case "cut":
+                writer.transport.abort()
+                return
+            case "reset":
+                connection.reset_stream(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
+            case "goaway" if self.seen.count(path) == 1:
+                # Only the first stream was read, says the server, so that this one may be sent again.
+                connection.close_connection(last_stream_id=1)
+            case "silent":
+                return
+            case "goaway":
+                connection.send_headers(stream, [(":status", "200")], end_stream=True)
+            case "endless":
+                connection.send_headers(stream, [(":status", "200")])
+                with contextlib.suppress(h2.exceptions.ProtocolError):
+                    while connection.local_flow_control_window(stream) >= 16_384:
+                        connection.send_data(stream, b"x" * 16_384)
+            case status:
+                connection.send_headers(stream, [(":status", status), ("apns-id", "7"), ("retry-after", "3")])
+                connection.send_data(stream, b'{"reason": "R"}', end_stream=True)
+        writer.write(connection.data_to_send())
+
+
+class Notes:
+    """The `Sending` of these tests: an outcome carries the reply that it was read from."""
+
+    capped = False
+
+    def __init__(self) -> None:
+        self.replies: dict[int, Reply] = {}
+        self.unreadable: set[int] = set()
+
+    async def rows(self, connection: Connection, chunk: Chunk) -> bytes:
+        raise NotImplementedError
+
+    def decide(self, rows: bytes, caps: Any, now_ms: int) -> Any:
+        raise NotImplementedError
+
+    async def build(self, decided: Any, chunk: Chunk) -> tuple[Sequence[Call], Sequence[Outcome]]:
+        raise NotImplementedError
+
+    async def renew(self, call: Call, reply: Reply) -> bool:
+        raise NotImplementedError
+
+    def read(self, call: Call, reply: Reply, chunk: Chunk, now_ms: int) -> Outcome:
+        if call.position in self.unreadable:
+            raise ValueError("an answer that nobody foresaw")
+        self.replies[call.position] = reply
+        state = "accepted" if reply.status == 200 else "rejected"
+        return Outcome(position=call.position, recipient=new_id(), user_id=None, state=state)  # type: ignore[arg-type]
+
+
+class Open:
+    """A gate that lets everybody through, up to a limit."""
+
+    def __init__(self, limit: int = 1_000_000) -> None:
+        self.limit = limit
+        self.outcomes: list[Outcome] = []
+        self.is_open = True
+        self.fresh: Call | Exception | None = None
+
+    async def admit(self, positions: Sequence[int]) -> int:
+        granted = min(len(positions), self.limit)
+        self.limit -= granted
+        return granted
+
+    def open(self) -> bool:
+        return self.is_open
+
+    async def again(self, call: Call, reply: Reply) -> Call | None:
+        if isinstance(self.fresh, Exception):
+            raise self.fresh
+        return self.fresh
+
+    def done(self, outcomes: Sequence[Outcome]) -> None:
+        self.outcomes += outcomes
+
+
+class Tower:
+    def __init__(self, kernel: Kernel, server: Http2) -> None:
+        self.now = 100.0
+        self.server = server
+        self.lanes = PlainLanes(kernel, clock=lambda: self.now)
+        self.sending = Notes()
+        self.gate = Open()
+
+    def calls(self, *paths: str, lane: str = "apns:1") -> list[Call]:
+        return [
+            Call(position=i, lane=lane, url=f"https://{self.server.origin}/{path}/{i}", headers={}, body=b"{}")
+            for i, path in enumerate(paths)
+        ]
+
+    async def run(self, *calls: Call, class_: Class = "bulk") -> dict[int, Reply]:
+        await self.lanes.run(self.sending, calls, chunk(class_), self.gate)
+        return self.sending.replies
+
+
+def chunk(class_: Class = "bulk") -> Chunk:
+    return Chunk(
+        org=OrgId(new_id()),
+        send=SendId(new_id()),
+        shard=0,
+        seq=0,
+        class_=class_,
+        attempt=1,
+        repeated=False,
+        size=1_000,
+        started=0,
+        due_at=datetime.datetime.now(datetime.UTC),
+    )
+
+
+@pytest.fixture
+async def tower(kernel: Kernel, tmp_path: Path) -> AsyncIterator[Tower]:
+    server = Http2()
+    await server.start(tmp_path)
+    allowed = msgspec.structs.replace(
+        kernel.settings.outbound, allow=(server.origin, DEAD_PORT), ca_file=str(server.ca_file)
+    )
+    settings = msgspec.structs.replace(kernel.settings, outbound=allowed)
+    outbound = Outbound(settings)
+    tower = Tower(dataclasses.replace(kernel, settings=settings, outbound=outbound), server)
+    yield tower
+    await tower.lanes.close()
+    await outbound.close()
+    await server.stop()
+
+
+async def test_an_answer_comes_back_as_it_was(tower: Tower) -> None:
+    replies = await tower.run(*tower.calls("200", "410", "503"))
+    assert [(replies[i].fate, replies[i].status) for i in range(3)] == [
+        ("answered", 200),
+        ("answered", 410),
+        ("answered", 503),
+    ]
+    assert replies[1].body == b'{"reason": "R"}'
+    assert replies[1].headers["retry-after"] == "3"
+
+
+async def test_a_refused_connection_is_proved_unsent(tower: Tower) -> None:
+    (call,) = tower.calls("200")
+    replies = await tower.run(msgspec.structs.replace(call, url=f"https://{DEAD_PORT}/200/0"))
+    assert replies[0].fate == "unsent"
+
+
+async def test_an_address_that_may_not_be_dialled_is_unsent_and_says_so(tower: Tower) -> None:
+    """F-W4 for a Web Push endpoint: nothing leaves."""
+    (call,) = tower.calls("200")
+    replies = await tower.run(msgspec.structs.replace(call, url="https://127.0.0.1:1/x"))
+    assert (replies[0].fate, replies[0].detail[:7]) == ("unsent", "blocked")
+
+
+async def test_what_a_goaway_proves_unread_is_sent_again_at_once(tower: Tower) -> None:
+    """F-V3: on another connection, and it is no repetition."""
+    await tower.run(*tower.calls("200"))
+    replies = await tower.run(*tower.calls("goaway"))
+    assert (replies[0].fate, replies[0].status) == ("answered", 200)
+    assert tower.server.connections == 2
+
+
+@pytest.mark.parametrize("path", ["cut", "reset"])
+async def test_what_breaks_after_it_was_written_is_unknown(tower: Tower, path: str) -> None:
+    """F-V4."""
+    replies = await tower.run(*tower.calls(path))
+    assert replies[0].fate == "unknown"
+    assert tower.server.seen == [f"/{path}/0"]
+
+
+async def test_a_silent_provider_is_unknown_after_a_while(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-V6; the others on the connection are not held up."""
+    monkeypatch.setattr(lanes_, "CALL_S", 0.3)
+    await tower.run(*tower.calls("200"))
+    replies = await tower.run(*tower.calls("silent", "200"))
+    assert (replies[0].fate, replies[1].status) == ("unknown", 200)
+
+
+async def test_an_endless_answer_is_cut(tower: Tower) -> None:
+    replies = await tower.run(*tower.calls("endless"))
+    assert replies[0].status == 200
+    assert len(replies[0].body) <= 65_536
+
+
+async def test_one_request_at_a_time_until_the_first_success(tower: Tower) -> None:
+    """Providers.md 1.2: APNs takes one stream until a credential has proved itself; 403 proves nothing."""
+    await tower.run(*tower.calls("403", "403", "403"))
+    assert tower.server.most == 1
+    tower.server.answer.clear()
+    running = asyncio.create_task(tower.run(*tower.calls(*["200"] * 30)))
+    await eventually(lambda: len(tower.server.seen) == 4)
+    tower.server.answer.set()
+    await running
+    tower.server.answer.clear()
+    running = asyncio.create_task(tower.run(*tower.calls(*["200"] * 30)))
+    await eventually(lambda: len(tower.server.seen) == 3 + 30 + 30)
+    tower.server.answer.set()
+    await running
+    assert tower.server.most == 30
+
+
+async def test_a_lane_opens_another_connection_when_one_is_full(tower: Tower) -> None:
+    await tower.run(*tower.calls("200"))
+    assert tower.server.connections == 1
+    tower.server.answer.clear()
+    running = asyncio.create_task(tower.run(*tower.calls(*["200"] * (STREAMS + 20))))
+    await eventually(lambda: len(tower.server.seen) == 1 + STREAMS + 20)
+    tower.server.answer.set()
+    await running
+    assert tower.server.connections == 2
+
+
+async def test_transactional_calls_go_first(tower: Tower) -> None:
+    """Promise 5, on the lane itself: what waits for a place is overtaken."""
+    tower.server.answer.clear()
+    broadcast = asyncio.create_task(tower.run(*tower.calls(*["200"] * 5)))
+    await eventually(lambda: len(tower.server.seen) == 1)
+    code = msgspec.structs.replace(tower.calls("200")[0], url=f"https://{tower.server.origin}/200/code")
+    urgent = asyncio.create_task(tower.lanes.run(Notes(), [code], chunk("now"), Open()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    tower.server.answer.set()
+    await asyncio.gather(broadcast, urgent)
+    assert tower.server.seen.index("/200/code") == 1
+
+
+async def test_the_circuit_opens_and_closes(tower: Tower) -> None:
+    calls = [
+        msgspec.structs.replace(call, url=f"https://{DEAD_PORT}/200/0")
+        for call in tower.calls(*["200"] * (BREAKER_FAILURES + 5))
+    ]
+    replies = await tower.run(*calls)
+    assert {reply.fate for reply in replies.values()} == {"unsent"}
+    assert len(replies) < len(calls), "what was not admitted waits as it is"
+    assert [reply.detail for reply in replies.values()].count("breaker") == len(replies) - BREAKER_FAILURES
+    assert tower.lanes.held_s("apns:1") == BREAKER_S
+    assert tower.lanes.held_s("apns:2") == 0
+    tower.now += BREAKER_S
+    # Half open: one more failure is enough, one success closes it.
+    await tower.run(calls[0])
+    assert tower.lanes.held_s("apns:1") == BREAKER_S
+    tower.now += BREAKER_S
+    await tower.run(*tower.calls("200"))
+    await tower.run(*calls[:3])
+    assert tower.lanes.held_s("apns:1") == 0
+
+
+async def test_an_address_that_may_not_be_dialled_says_nothing_of_the_lane(tower: Tower) -> None:
+    """Nobody was asked: each of them hears why, and the circuit stays closed."""
+    calls = [
+        msgspec.structs.replace(call, url="https://127.0.0.1:1/x")
+        for call in tower.calls(*["200"] * (BREAKER_FAILURES + 5))
+    ]
+    replies = await tower.run(*calls)
+    assert len(replies) == len(calls)
+    assert all(reply.detail.startswith(BLOCKED) for reply in replies.values())
+    assert tower.lanes.held_s("apns:1") == 0
+
+
+@pytest.mark.parametrize("proved", [False, True])
+async def test_a_lane_that_stands_still_holds_a_small_part_of_the_window(tower: Tower, proved: bool) -> None:
+    """Promise 5: what is admitted for it is twice what may be on it, so the window is left to the lanes of others."""
+    if proved:
+        await tower.run(*tower.calls("200"))
+    tower.server.answer.clear()
+    places = tower.lanes._lanes["apns:1"]._connections * STREAMS if proved else 1
+    calls = tower.calls(*["200"] * 300)
+    gate = Open()
+    running = [asyncio.create_task(tower.lanes.run(Notes(), calls, chunk(), gate)) for _ in range(3)]
+    seen = len(tower.server.seen)
+    await eventually(lambda: len(tower.server.seen) - seen == places)
+    assert 1_000_000 - gate.limit == PROMISED * places
+    urgent = Open()
+    code = asyncio.create_task(tower.lanes.run(Notes(), calls[:1], chunk("now"), urgent))
+    await eventually(lambda: urgent.limit == 999_999)
+    tower.server.answer.set()
+    await asyncio.gather(*running, code)
+    assert len(gate.outcomes) == 900
+    assert not tower.lanes._lanes["apns:1"].busy
+
+
+async def test_a_chunk_of_several_lanes_waits_for_none_with_places_of_another_in_hand(tower: Tower) -> None:
+    """Two chunks that begin on different lanes, each of which promises two places."""
+    left, right = tower.calls(*["403"] * 40), tower.calls(*["403"] * 40, lane="fcm:1")
+    mixed = [(left, right)[i % 2][i] for i in range(40)]
+    other = [(right, left)[i % 2][i] for i in range(40)]
+    gate = Open()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(tower.lanes.run(Notes(), calls, chunk(), gate) for calls in (mixed, other) * 3))
+    assert Counter(outcome.position for outcome in gate.outcomes) == dict.fromkeys(range(40), 6)
+
+
+async def test_a_closed_gate_lets_nothing_leave(tower: Tower) -> None:
+    """F-D4: the deadline is asked right before each request."""
+    tower.gate.is_open = False
+    replies = await tower.run(*tower.calls("200", "200"))
+    assert {reply.fate for reply in replies.values()} == {"unsent"}
+    assert tower.server.seen == []
+
+
+async def test_only_what_the_gate_admits_leaves(tower: Tower) -> None:
+    tower.gate = Open(limit=7)
+    await tower.run(*tower.calls(*["200"] * 20))
+    assert sorted(outcome.position for outcome in tower.gate.outcomes) == list(range(7))
+    assert len(tower.server.seen) == 7
+
+
+async def test_an_expired_credential_is_tried_again_in_place(tower: Tower) -> None:
+    """F-V7."""
+    tower.gate.fresh = tower.calls("200")[0]
+    replies = await tower.run(*tower.calls("401"))
+    assert replies[0].status == 200
+    assert tower.server.seen == ["/401/0", "/200/0"]
+
+
+async def test_a_credential_that_cannot_be_renewed_now_leaves_the_refusal(tower: Tower) -> None:
+    tower.gate.fresh = Unavailable()
+    replies = await tower.run(*tower.calls("401"))
+    assert replies[0].status == 401
+
+
+async def test_an_answer_that_cannot_be_read_takes_nobody_with_it(tower: Tower) -> None:
+    await tower.run(*tower.calls("200"))
+    tower.gate = Open()
+    tower.sending.unreadable = {2}
+    with pytest.raises(ValueError, match="nobody foresaw"):
+        await tower.run(*tower.calls(*["200"] * 5))
+    assert sorted(outcome.position for outcome in tower.gate.outcomes) == [0, 1, 3, 4]
+
+
+async def test_web_push_has_a_bounded_number_of_lanes(tower: Tower) -> None:
+    """At most 256, and a new one takes the place of an idle one."""
+    (call,) = tower.calls("200")
+    for i in range(LANES_MAX + 10):
+        await tower.run(msgspec.structs.replace(call, lane=f"webpush:https://x{i}"))
+        tower.now += 0.001
+    assert len(tower.lanes._lanes) == LANES_MAX
+    assert tower.server.connections == 1  # Their client is one; its pool goes by the real origin.
+    tower.now += 1_000
+    await tower.run(msgspec.structs.replace(call, lane="webpush:https://late"))
+    assert len(tower.lanes._lanes) == 1
+
+
+async def test_when_all_lanes_are_busy_a_new_one_waits_its_turn(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes_, "LANES_MAX", 1)
+    tower.server.answer.clear()
+    running = asyncio.create_task(tower.run(*tower.calls("200")))
+    await eventually(lambda: len(tower.server.seen) == 1)
+    notes = Notes()
+    await tower.lanes.run(notes, tower.calls("200", lane="fcm:1"), chunk(), Open())
+    assert (notes.replies[0].fate, notes.replies[0].detail) == ("unsent", "lanes_busy")
+    tower.server.answer.set()
+    await running
