@@ -1,0 +1,80 @@
+-- writes: audiences
+-- reads: events, profiles
+
+-- name: insert
+INSERT INTO audiences (org_id, id, project_id, name, description, rules) VALUES ($1, $2, $3, $4, $5, $6) RETURNING *;
+
+-- name: find
+-- With its tombstone: a deleted audience resolves to nobody, one that never was is 404 (C47).
+SELECT * FROM audiences WHERE org_id = $1 AND id = $2;
+
+-- name: listed
+SELECT *, count(*) OVER () AS total FROM audiences
+ WHERE org_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR project_id = $2)
+ ORDER BY id DESC OFFSET $3 LIMIT $4;
+
+-- name: counted
+-- For a page behind the end, which has no row to carry the total.
+SELECT count(*) FROM audiences WHERE org_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR project_id = $2);
+
+-- name: of_project
+SELECT * FROM audiences WHERE org_id = $1 AND project_id = $2 AND deleted_at IS NULL ORDER BY id LIMIT $3;
+
+-- name: update
+-- Only what was given (B078): two patches of different fields at once both stay.
+UPDATE audiences SET name = coalesce($3, name), description = CASE WHEN $4 THEN $5 ELSE description END,
+                     rules = coalesce($6, rules), updated_at = now()
+ WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *;
+
+-- name: bury
+UPDATE audiences SET deleted_at = now(), updated_at = now()
+ WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *;
+
+-- name: as_of
+SELECT clock_timestamp();
+
+-- name: events
+-- An event counts for whoever the person is now (C69): the one at the end of the chain of takeovers. $3 are the types
+-- that the rule asks for, $4 the earliest instant that matters (NULL: ever), $5 whether properties are looked at.
+WITH RECURSIVE chain AS (
+    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
+      FROM profiles p WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.merged_into IS NOT NULL
+    UNION ALL
+    SELECT c.name, p.merged_into, c.depth + 1
+      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16
+), merged AS (
+    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
+)
+SELECT coalesce(m.person, e.person), e.event_type, e.occurred_at, CASE WHEN $5::boolean THEN e.properties END
+  FROM events e LEFT JOIN merged m ON m.name = e.person
+ WHERE e.org_id = $1::uuid AND e.project_id = $2::uuid AND e.event_type = ANY($3::text[])
+   AND ($4::timestamptz IS NULL OR e.occurred_at >= $4::timestamptz) AND e.person IS NOT NULL;
+
+-- name: people
+SELECT external_id, email, traits, lifecycle FROM profiles
+ WHERE org_id = $1::uuid AND project_id = $2::uuid AND merged_into IS NULL;
+
+-- name: events_of_one
+-- $5: every name that the person ever had.
+SELECT $5::text, e.event_type, e.occurred_at, CASE WHEN $6::boolean THEN e.properties END
+  FROM events e
+ WHERE e.org_id = $1::uuid AND e.project_id = $2::uuid AND e.event_type = ANY($3::text[])
+   AND ($4::timestamptz IS NULL OR e.occurred_at >= $4::timestamptz) AND e.person = ANY($7::text[]);
+
+-- name: one_person
+SELECT external_id, email, traits, lifecycle FROM profiles
+ WHERE org_id = $1::uuid AND project_id = $2::uuid AND external_id = $3::text AND merged_into IS NULL;
+
+-- name: make_members
+CREATE TEMPORARY TABLE audience_members (external_id text NOT NULL);
+
+-- name: drop_members
+DROP TABLE IF EXISTS pg_temp.audience_members;
+
+-- name: index_members
+-- Sorted as they came; the planner of the joins to come must know how many there are.
+ANALYZE audience_members;
+
+-- name: page_of_members
+SELECT external_id FROM audience_members ORDER BY external_id OFFSET $1 LIMIT $2;

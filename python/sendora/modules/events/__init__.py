@@ -1,0 +1,11 @@
+"""Events: ingest, the storer, and the account of what became of every event."""
+
+from sendora.kernel.module import Module
+from sendora.modules.events.consumers import STORER, WAKE, consumer
+from sendora.modules.events.jobs import JOBS
+from sendora.modules.events.routes import HOT, ROUTES
+from sendora.modules.events.service import erase, export
+
+__all__ = ["STORER", "WAKE", "module"]
+
+module = Module(name="events", routes=ROUTES, hot=HOT, consumers=(consumer,), jobs=JOBS, erase=erase, export=export)

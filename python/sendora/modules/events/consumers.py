@@ -1,0 +1,161 @@
+"""The storer: from the log into `events`, each event once, and every one accounted for.
+
+eats        frames of EVENTS, in the order of the log
+gives       rows of `events` and `bad_rows`, `event_counts`, `usage_months`; wake.events
+bounded by  FRAMES_MAX frames a transaction
+acks when   the rows, the counts and the lane's position are committed, all in one transaction
+if it dies  nothing is stored, or all with the position: what is delivered again is seen to be old
+
+COPY cannot skip duplicates, so one query asks which keys are there; a violation all the same sends the rows through a
+temporary table. A row that Postgres refuses is found by halves and kept in `bad_rows` byte for byte; its neighbours are
+stored. So accepted = stored + duplicate + bad (F-I5, F-I7, C94), whatever is delivered how often.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from sendora._core import EventBatch
+from sendora.kernel import bus, pg
+from sendora.kernel.bus import Message
+from sendora.kernel.ids import OrgId, ProjectId
+from sendora.kernel.life import Kernel
+from sendora.kernel.module import Consumer
+from sendora.kernel.pg import Connection
+from sendora.kernel.pg.positions import advance_position, lock_position, unread
+from sendora.modules import orgs
+from sendora.modules.events import store
+
+STORER: Final = "events"
+
+WAKE: Final = "wake.events"
+
+FRAMES_MAX: Final = 8
+"""At most 16,000 events or 8 MiB in one transaction: commits are shared, and what a crash repeats takes half a
+second."""
+
+REASON_MAX: Final = 500
+
+REFUSED: Final = (
+    asyncpg.DataError,  # class 22: a value that the type cannot hold
+    asyncpg.IntegrityConstraintViolationError,  # class 23
+    asyncpg.ProgramLimitExceededError,  # class 54: too long for an index
+)
+"""What speaks against a row. Anything else speaks against the server or us, and is tried again as it is."""
+
+
+async def store_events(kernel: Kernel, messages: list[Message]) -> None:
+    for month in (await asyncio.to_thread(_batch, messages)).months():
+        # Committed on its own: another process's storer must not wait for this batch to find its partition.
+        await pg.partition(kernel.db, "events", month)
+    async with kernel.db.transaction() as connection:
+        position = await lock_position(connection, STORER)
+        fresh = unread(messages, position)
+        if not fresh:
+            return
+        counts = await _Storing(kernel, connection, fresh).run()
+        await advance_position(connection, STORER, fresh[-1].position)
+    for _, project, accepted, stored, duplicate, bad in counts:
+        label = str(UUID(bytes=project))
+        kernel.metrics.count("events_accepted", accepted, project=label)
+        kernel.metrics.count("events_stored", stored, project=label)
+        kernel.metrics.count("events_duplicate", duplicate, project=label)
+        kernel.metrics.count("events_bad", bad, project=label)
+    await kernel.bus.wake(WAKE)
+
+
+consumer: Final = Consumer(
+    name=STORER, stream=bus.EVENTS, subject="events.*", handle=store_events, batch_max=FRAMES_MAX, single=True
+)
+
+
+def _batch(frames: Sequence[Message]) -> EventBatch:
+    return EventBatch([frame.data for frame in frames])
+
+
+class _Storing:
+    """One transaction's work, with what it has found out so far."""
+
+    def __init__(self, kernel: Kernel, connection: Connection, frames: Sequence[Message]) -> None:
+        self._kernel = kernel
+        self._connection = connection
+        self._frames = frames
+        self._batch = _batch(frames)
+        self._keys = self._batch.keys()
+        self._duplicates: list[int] = []
+        self._bad: list[int] = []
+
+    async def run(self) -> list[store.Count]:
+        if len(self._batch):
+            known = await store.known(self._connection, self._keys)
+            self._duplicates = sorted({*known, *self._batch.repeats()})
+            await self._copy(0, len(self._batch))
+        counts = self._batch.counts(sorted(self._duplicates), sorted(self._bad))
+        if counts:
+            await store.add_counts(self._connection, orgs.month_of(self._kernel.clock.now()), counts)
+        return counts
+
+    async def _copy(self, low: int, high: int) -> None:
+        """Store the ordinals in [low, high); what is refused is found by halves."""
+        data = await asyncio.to_thread(self._batch.copy, self._duplicates, low, high)
+        try:
+            async with self._connection.transaction():
+                await store.copy(self._connection, data)
+            return
+        except asyncpg.UniqueViolationError:
+            # Stored by somebody else since we asked, or the same key twice in a way that the library did not see.
+            refused = await self._insert_new(data, low, high)
+        except REFUSED as error:
+            refused = error
+        if refused is None:
+            return
+        if "no partition" in str(refused):
+            # It was dropped behind our back; that is no fault of the row.
+            self._kernel.db.partitions.clear()
+            raise refused
+        if high - low == 1:
+            await self._set_aside(low, refused)
+            return
+        middle = (low + high) // 2
+        await self._copy(low, middle)
+        await self._copy(middle, high)
+
+    async def _insert_new(self, data: bytes, low: int, high: int) -> Exception | None:
+        """The way around COPY; the rows that turned out to be there already become duplicates."""
+        try:
+            async with self._connection.transaction():
+                inserted = await store.insert_new(self._connection, data)
+        except REFUSED as error:
+            return error
+        skipped = set(self._duplicates)
+        for ordinal in range(low, high):
+            key = self._keys[ordinal * store.KEY_BYTES : (ordinal + 1) * store.KEY_BYTES]
+            if ordinal not in skipped and key not in inserted:
+                self._duplicates.append(ordinal)
+        self._duplicates.sort()
+        return None
+
+    async def _set_aside(self, ordinal: int, refused: Exception) -> None:
+        org, project, record = self._batch.record(ordinal)
+        state = getattr(refused, "sqlstate", None)
+        await store.insert_bad(
+            self._connection,
+            OrgId(UUID(bytes=org)),
+            ProjectId(UUID(bytes=project)),
+            self._position_of(ordinal),
+            record,
+            f"{state}: {refused}"[:REASON_MAX],
+        )
+        self._bad.append(ordinal)
+        self._kernel.log.warning("event_refused", org=UUID(bytes=org).hex, sqlstate=state)
+
+    def _position_of(self, ordinal: int) -> int:
+        """Which frame an event came in. Bad rows are rare, so nobody counts ahead of need."""
+        ends: list[int] = []
+        for frame in self._frames:
+            ends.append((ends[-1] if ends else 0) + len(_batch([frame])))
+        return self._frames[bisect_left(ends, ordinal + 1)].position

@@ -1,0 +1,100 @@
+"""Rows of events, their counts, and what Postgres refused."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import date
+from typing import Any, Final
+from uuid import UUID
+
+from sendora.kernel.bus import Position, position_text
+from sendora.kernel.clock import iso
+from sendora.kernel.ids import OrgId, ProjectId, new_id
+from sendora.kernel.pg import Connection, Database, copy_in, queries
+from sendora.modules.events.model import Accounting
+
+SQL: Final = queries(__file__)
+
+COLUMNS: Final = (
+    "org_id", "key", "project_id", "event_type", "module", "person", "device_id", "session_id", "environment",
+    "occurred_at", "received_at", "event_id", "properties",
+)  # fmt: skip
+"""In the order of `_core.EventBatch.copy`."""
+
+KEY_BYTES: Final = 32
+"""An event's name in `EventBatch.keys`: 16 bytes of its org, 16 of its key."""
+
+Count = tuple[bytes, bytes, int, int, int, int]
+"""(org, project, accepted, stored, duplicate, bad), as `EventBatch.counts` gives them."""
+
+
+async def known(connection: Connection, keys: bytes) -> list[int]:
+    """Ordinals of the keys that are stored already, ascending."""
+    await connection.execute(SQL.by_index)
+    return [row["ordinal"] for row in await connection.fetch(SQL.known, keys, len(keys) // KEY_BYTES)]
+
+
+async def copy(connection: Connection, data: bytes) -> None:
+    await copy_in(connection, "events", COLUMNS, data)
+
+
+async def insert_new(connection: Connection, data: bytes) -> set[bytes]:
+    """Insert what is not there yet; the org || key of what was."""
+    await connection.execute(SQL.make_landing)
+    await connection.execute(SQL.clear_landing)
+    await copy_in(connection, "events_landing", COLUMNS, data)
+    return {row["org_id"].bytes + row["key"].bytes for row in await connection.fetch(SQL.insert_landed)}
+
+
+async def insert_bad(
+    connection: Connection, org: OrgId, project: ProjectId, position: int, record: bytes, reason: str
+) -> None:
+    await connection.execute(SQL.insert_bad, org, new_id(), project, position, record, reason)
+
+
+async def add_counts(connection: Connection, month: date, counts: Sequence[Count]) -> None:
+    orgs = [UUID(bytes=count[0]) for count in counts]
+    projects = [UUID(bytes=count[1]) for count in counts]
+    accepted, stored, duplicate, bad = ([count[index] for count in counts] for index in (2, 3, 4, 5))
+    await connection.execute(SQL.add_counts, orgs, projects, accepted, stored, duplicate, bad)
+    await connection.execute(SQL.add_usage, month, orgs, stored)
+
+
+async def accounting(db: Database | Connection, org: OrgId, project: ProjectId, consumer: str) -> Accounting:
+    row = await db.fetchrow(SQL.accounting, org, project, consumer)
+    if row is None:
+        raise RuntimeError("a SELECT of one row gave none")
+    return Accounting(
+        project_id=project,
+        accepted=row["accepted"],
+        stored=row["stored"],
+        duplicate=row["duplicate"],
+        bad=row["bad"],
+        position=position_text(Position(row["position"])),
+    )
+
+
+async def forget_bad(db: Database, days: int, rows_max: int) -> int:
+    """Drop bad rows that have had their time; how many went."""
+    return int((await db.execute(SQL.forget_bad, days, rows_max)).rpartition(" ")[2])
+
+
+async def erase(db: Database | Connection, org: OrgId, project: ProjectId, persons: Sequence[str]) -> int:
+    return int((await db.execute(SQL.erase_person, org, project, list(persons))).rpartition(" ")[2])
+
+
+async def export(
+    connection: Connection, org: OrgId, project: ProjectId, persons: Sequence[str]
+) -> AsyncIterator[dict[str, Any]]:
+    """Read through a cursor: a person may have any number of events. Needs a transaction."""
+    async for row in connection.cursor(SQL.export_person, org, project, list(persons), prefetch=500):
+        yield {
+            "eventType": row["event_type"],
+            "module": row["module"],
+            "person": row["person"],
+            "deviceId": row["device_id"],
+            "sessionId": row["session_id"],
+            "environment": row["environment"],
+            "timestamp": iso(row["occurred_at"]),
+            "receivedAt": iso(row["received_at"]),
+            "eventId": row["event_id"],
+            "properties": row["properties"],
+        }

@@ -1,0 +1,177 @@
+"""Making orgs, projects and keys, and keeping the record of who did what.
+
+Every change of a key is one transaction with its line in the audit log, and is told to all processes when it has been
+committed. The first org of an installation has nobody to ask for it: `bootstrap` is for the operator's command line.
+"""
+
+import hmac
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+
+from sendora.kernel.config import Limits, Settings, master_key
+from sendora.kernel.errors import Conflict, NotFound
+from sendora.kernel.http import Principal, require_tier
+from sendora.kernel.ids import KeyId, OrgId, ProjectId, new_id
+from sendora.kernel.life import Kernel
+from sendora.kernel.pg import Connection, Database
+from sendora.kernel.wire import UNSET
+from sendora.modules.orgs import store
+from sendora.modules.orgs.keyring import WAKE, ring_of
+from sendora.modules.orgs.model import (
+    KEYS_MAX,
+    PUBLIC_SCOPES,
+    SECRET_SCOPES,
+    Key,
+    KeyMinted,
+    Kind,
+    MintKey,
+    Plan,
+    RateLimit,
+    Role,
+    check_mint,
+    mint,
+    role_for,
+    scopes_for,
+    show,
+)
+
+SYSTEM: Final = "system"
+"""The actor of what no key asked for."""
+
+
+class Bootstrapped(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What `sendora bootstrap` prints: the only time that the keys are seen."""
+
+    org: OrgId
+    project: ProjectId
+    public_key: str
+    secret_key: str
+
+
+async def bootstrap(
+    settings: Settings, name: str, plan: Plan, project: str, rate_limit: RateLimit | None
+) -> Bootstrapped:
+    """An org, a project and a key of each kind, for an operator who has the database and no key yet (C51)."""
+    db = await Database.open(settings.postgres)
+    try:
+        async with db.transaction() as connection:
+            org = await create_org(connection, name, plan)
+            project_id = await create_project(connection, org, project)
+            limit = rate_limit or default_limit(settings.limits)
+            public_key = await create_key(connection, org, project_id, kind="pk", limit=limit, plan=plan)
+            secret_key = await create_key(connection, org, project_id, kind="sk", limit=limit, plan=plan)
+            await store.insert_audit(connection, org, SYSTEM, "org.created", f"org:{org}", {"name": name, "plan": plan})
+    finally:
+        await db.close()
+    return Bootstrapped(org=org, project=project_id, public_key=public_key.key, secret_key=secret_key.key)
+
+
+async def create_org(db: Database | Connection, name: str, plan: Plan) -> OrgId:
+    org = OrgId(new_id())
+    await store.insert_org(db, org, name, plan)
+    return org
+
+
+async def create_project(db: Database | Connection, org: OrgId, name: str) -> ProjectId:
+    project = ProjectId(new_id())
+    await store.insert_project(db, org, project, name)
+    return project
+
+
+async def create_key(
+    db: Database | Connection,
+    org: OrgId,
+    project: ProjectId,
+    *,
+    kind: Kind,
+    limit: RateLimit,
+    plan: Plan,
+    environment: str = "prod",
+    scopes: tuple[str, ...] | None = None,
+    role: Role | None = None,
+    name: str | None = None,
+) -> KeyMinted:
+    """A key of the kind's full default unless `scopes` says otherwise; asks nobody whether it may be made."""
+    if scopes is None:
+        scopes, role = (SECRET_SCOPES, role or "ADMIN") if kind == "sk" else (PUBLIC_SCOPES, None)
+    secret = mint(kind, environment)
+    key = await store.insert_key(
+        db,
+        org,
+        secret,
+        project=project,
+        kind=kind,
+        environment=environment,
+        scopes=scopes,
+        role=role,
+        name=name,
+        per_second=limit.per_second,
+        burst=limit.burst,
+        plan=plan,
+    )
+    return KeyMinted(**msgspec.structs.asdict(show(key)), key=secret.text)
+
+
+async def mint_key(kernel: Kernel, principal: Principal, body: MintKey) -> KeyMinted:
+    """`POST /api-keys`, in the order of C87: body, its tier (B041), what it refers to."""
+    check_mint(body)
+    scopes = scopes_for(body.type, body.scopes, principal.scopes)
+    if body.rate_limit is not UNSET:
+        require_tier(principal, "business")
+    project = principal.project if body.project_id is UNSET else ProjectId(body.project_id)
+    async with kernel.db.transaction() as connection:
+        if not await store.has_project(connection, principal.org, project):
+            raise NotFound("Project")
+        if await store.count_keys(connection, principal.org) >= KEYS_MAX:
+            raise Conflict(f"An org has at most {KEYS_MAX} keys; revoke one first.", "too_many_keys")
+        minted = await create_key(
+            connection,
+            principal.org,
+            project,
+            kind=body.type,
+            environment=body.environment,
+            scopes=scopes,
+            role=role_for(body),
+            name=None if body.name is UNSET else body.name,
+            limit=default_limit(kernel.settings.limits) if body.rate_limit is UNSET else body.rate_limit,
+            plan=principal.plan,
+        )
+        await audit(
+            connection, principal, "key.minted", f"key:{minted.id}", {"prefix": minted.prefix, "scopes": minted.scopes}
+        )
+    return minted
+
+
+async def list_keys(kernel: Kernel, org: OrgId) -> list[Key]:
+    return await store.list_keys(kernel.db, org)
+
+
+async def revoke_key(kernel: Kernel, principal: Principal, key: KeyId) -> None:
+    """The key dies here at once, in other processes with the wake, and after 30 seconds wherever that got lost."""
+    async with kernel.db.transaction() as connection:
+        prefix = await store.revoke_key(connection, principal.org, key)
+        if prefix is None:
+            raise NotFound("API key")
+        await audit(connection, principal, "key.revoked", f"key:{key}", {"prefix": prefix})
+    ring_of(kernel).forget()
+    await kernel.bus.wake(WAKE)
+
+
+async def audit(
+    db: Database | Connection, principal: Principal, action: str, resource: str, details: dict[str, Any] | None = None
+) -> None:
+    """One line in the audit log, in the transaction of what it tells. `resource` is `<noun>:<id>`; a person is named by
+    `person_hash` alone, since the log is never rewritten."""
+    await store.insert_audit(db, principal.org, principal.prefix, action, resource, details or {})
+
+
+def person_hash(settings: Settings, org: OrgId, external_id: str) -> str:
+    """How the audit log names a person: the same one always alike, and nobody without the master key can tell who."""
+    told = b"audit|" + org.bytes + external_id.encode()
+    return hmac.digest(master_key(settings.vault), told, sha256).hex()[:32]
+
+
+def default_limit(limits: Limits) -> RateLimit:
+    return RateLimit(per_second=limits.per_second, burst=limits.burst)

@@ -1,0 +1,164 @@
+"""Rows of orgs, projects, keys and the audit log, as structs."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from asyncpg import Record
+
+from sendora.kernel.ids import KeyId, OrgId, ProjectId, new_id
+from sendora.kernel.pg import Connection, Database, queries
+from sendora.kernel.wire import Listed, Page
+from sendora.modules.orgs.model import KEYS_MAX, AuditEntry, Key, Kind, Plan, Role, Secret
+
+SQL: Final = queries(__file__)
+
+
+async def insert_org(db: Database | Connection, org: OrgId, name: str, plan: Plan) -> None:
+    await db.execute(SQL.insert_org, org, name, plan)
+
+
+async def insert_project(db: Database | Connection, org: OrgId, project: ProjectId, name: str) -> None:
+    await db.execute(SQL.insert_project, org, project, name)
+
+
+async def plan_of(db: Database | Connection, org: OrgId) -> Plan | None:
+    row = await db.fetchrow(SQL.find_org, org)
+    return None if row is None else row["plan"]
+
+
+async def has_project(db: Database | Connection, org: OrgId, project: ProjectId) -> bool:
+    return await db.fetchrow(SQL.find_project, org, project) is not None
+
+
+async def first_project(db: Database | Connection, org: OrgId) -> ProjectId | None:
+    found: UUID | None = await db.fetchval(SQL.first_project, org)
+    return None if found is None else ProjectId(found)
+
+
+async def insert_key(
+    db: Database | Connection,
+    org: OrgId,
+    secret: Secret,
+    *,
+    project: ProjectId,
+    kind: Kind,
+    environment: str,
+    scopes: Sequence[str],
+    role: Role | None,
+    name: str | None,
+    per_second: int,
+    burst: int,
+    plan: Plan,
+) -> Key:
+    key = KeyId(new_id())
+    created_at: datetime = await db.fetchval(
+        SQL.insert_key,
+        org,
+        key,
+        secret.prefix,
+        secret.hash,
+        name,
+        kind,
+        environment,
+        project,
+        list(scopes),
+        role,
+        per_second,
+        burst,
+    )
+    return Key(
+        org=org,
+        id=key,
+        prefix=secret.prefix,
+        hash=secret.hash,
+        name=name,
+        kind=kind,
+        environment=environment,
+        project=project,
+        scopes=frozenset(scopes),
+        role=role,
+        per_second=per_second,
+        burst=burst,
+        created_at=created_at,
+        last_used_at=None,
+        plan=plan,
+    )
+
+
+async def count_keys(connection: Connection, org: OrgId) -> int:
+    counted: int = await connection.fetchval(SQL.count_keys, org)
+    return counted
+
+
+async def find_key(db: Database | Connection, prefix: str) -> Key | None:
+    """The one look-up without an org: it is what tells the org."""
+    row = await db.fetchrow(SQL.find_key, prefix)
+    return None if row is None else _key(row)
+
+
+async def list_keys(db: Database | Connection, org: OrgId) -> list[Key]:
+    return [_key(row) for row in await db.fetch(SQL.list_keys, org, KEYS_MAX)]
+
+
+async def revoke_key(db: Database | Connection, org: OrgId, key: KeyId) -> str | None:
+    """The prefix of the key that is dead from this commit on; None when there was none alive."""
+    prefix: str | None = await db.fetchval(SQL.revoke_key, org, key)
+    return prefix
+
+
+async def touch_key(db: Database | Connection, org: OrgId, key: KeyId) -> None:
+    await db.execute(SQL.touch_key, org, key)
+
+
+async def insert_audit(
+    db: Database | Connection, org: OrgId, actor: str, action: str, resource: str, details: dict[str, Any]
+) -> None:
+    await db.execute(SQL.insert_audit, org, new_id(), actor, action, resource, details)
+
+
+async def list_audit(
+    db: Database | Connection, org: OrgId, resource: str | None, actor: str | None, page: Page
+) -> Listed[AuditEntry]:
+    rows = await db.fetch(SQL.list_audit, org, resource, actor, page.offset, page.size)
+    total = rows[0]["total"] if rows else await db.fetchval(SQL.count_audit, org, resource, actor)
+    return Listed(
+        rows=[
+            AuditEntry(
+                id=row["id"],
+                at=row["at"],
+                actor=row["actor"],
+                action=row["action"],
+                resource=row["resource"],
+                details=row["details"],
+            )
+            for row in rows
+        ],
+        total=total,
+    )
+
+
+async def events_used(db: Database | Connection, org: OrgId, month: date) -> int:
+    used: int = await db.fetchval(SQL.events_used, org, month)
+    return used
+
+
+def _key(row: Record) -> Key:
+    return Key(
+        org=OrgId(row["org_id"]),
+        id=KeyId(row["id"]),
+        prefix=row["prefix"],
+        hash=row["hash"],
+        name=row["name"],
+        kind=row["kind"],
+        environment=row["environment"],
+        project=ProjectId(row["project_id"]),
+        scopes=frozenset(row["scopes"]),
+        role=row["role"],
+        per_second=row["rate_per_second"],
+        burst=row["rate_burst"],
+        created_at=row["created_at"],
+        last_used_at=row["last_used_at"],
+        plan=row["plan"],
+    )

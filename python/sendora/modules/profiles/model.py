@@ -1,0 +1,119 @@
+"""A person of a project (B058-B063, C69, C70)."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import msgspec
+
+from sendora.kernel.errors import PayloadTooLarge, Problem, ValidationFailed
+from sendora.kernel.ids import OrgId, ProfileId, ProjectId
+from sendora.kernel.wire import UNSET, UnsetType, Wire, WireIn
+
+Lifecycle = Literal["new", "active", "at_risk", "churned"]
+
+TRAITS_BYTES_MAX: Final = 262_144
+"""A profile of this size in storage takes no further traits, so that nobody can grow one row without end by many small
+calls. Each call alone is bounded by ingest (B035), and its event keeps what it brought."""
+
+ALIASES_MAX: Final = 1_000
+"""Anonymous persons that one person has taken over and that a deletion takes along: devices, over many years."""
+
+Name = tuple[OrgId, ProjectId, str]
+"""What names a person everywhere: org, project, external id."""
+
+
+class Person(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `profiles`."""
+
+    id: ProfileId
+    external_id: str
+    email: str | None
+    traits: dict[str, Any]
+    locale: str | None
+    timezone: str | None
+    lifecycle: Lifecycle | None
+    created_at: datetime
+    last_seen_at: datetime
+
+
+class Profile(Wire, frozen=True, kw_only=True):
+    """A person as the API shows it."""
+
+    id: UUID
+    external_id: str
+    email: str | None
+    traits: dict[str, Any]
+    audience_memberships: list[Any] | UnsetType
+    """As of now; not in lists, where each would be an evaluation of every audience."""
+    lifecycle_stage: Lifecycle | None
+    locale: str | None
+    timezone: str | None
+    created_at: datetime
+    last_seen_at: datetime
+    """Written at most once a minute."""
+
+
+class ProfilePatch(WireIn, frozen=True, kw_only=True):
+    """Traits are merged; null removes one."""
+
+    email: str | UnsetType = UNSET
+    traits: dict[str, Any] | UnsetType = UNSET
+
+
+class ProfileDeleted(Wire, frozen=True, kw_only=True):
+    id: UUID
+    deleted: bool
+
+
+class _Item(Wire, frozen=True, kw_only=True):
+    field_errors: dict[str, list[str]]
+
+
+def show(person: Person, memberships: list[Any] | UnsetType = UNSET) -> Profile:
+    return Profile(
+        id=person.id,
+        external_id=person.external_id,
+        email=person.email,
+        traits=person.traits,
+        audience_memberships=memberships,
+        lifecycle_stage=person.lifecycle,
+        locale=person.locale,
+        timezone=person.timezone,
+        created_at=person.created_at,
+        last_seen_at=person.last_seen_at,
+    )
+
+
+def refusal(malformed: tuple[str, str] | None, too_large: str | None, errors: bytes) -> Problem | None:
+    """What the library's check of an identify says of a PATCH, whose fields obey the same rules."""
+    if too_large is not None:
+        return PayloadTooLarge(too_large)
+    if malformed is not None:
+        return ValidationFailed({malformed[0] or "body": [malformed[1]]})
+    found = {
+        field: said
+        for item in msgspec.json.decode(errors, type=list[_Item])
+        for field, said in item.field_errors.items()
+    }
+    return ValidationFailed(found) if found else None
+
+
+def takeovers(wanted: Iterable[tuple[Name, str]], roots: dict[Name, str]) -> list[tuple[Name, str]]:
+    """(anonymous, the person that it leads to from now on), without circles (C69).
+
+    `wanted` are takeovers in their order, `roots` where their targets lead already. Whoever is taken over leads
+    straight to the end of the chain. A takeover that would lead back to where it starts is left out: two people who
+    each claim to be the other stay two, and every look-up still ends.
+    """
+    into = {target: (*target[:2], root) for target, root in roots.items() if root != target[2]}
+    made: list[tuple[Name, str]] = []
+    for anonymous, known in wanted:
+        target = (*anonymous[:2], known)
+        while target in into:
+            target = into[target]
+        if target != anonymous and anonymous not in into:
+            into[anonymous] = target
+            made.append((anonymous, target[2]))
+    return made

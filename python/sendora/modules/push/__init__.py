@@ -1,0 +1,23 @@
+"""Push: devices, credentials, templates and tests, and the channel that delivery sends through."""
+
+from sendora.kernel.module import Module
+from sendora.modules.push.channel import PushChannel
+from sendora.modules.push.consumers import CONSUMERS
+from sendora.modules.push.credentials import examine_credentials
+from sendora.modules.push.jobs import JOBS
+from sendora.modules.push.people import erase, export
+from sendora.modules.push.routes import HOT, ROUTES
+from sendora.modules.push.service import send
+
+__all__ = ["PushChannel", "examine_credentials", "module", "send"]
+
+module = Module(
+    name="push",
+    routes=ROUTES,
+    hot=HOT,
+    consumers=CONSUMERS,
+    jobs=JOBS,
+    channel=PushChannel(),
+    erase=erase,
+    export=export,
+)

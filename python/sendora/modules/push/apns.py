@@ -1,0 +1,176 @@
+"""APNs: the request in Apple's words, and what Apple's answers mean (providers.md 1). Pure.
+
+It serves the httpx lane, and it is the oracle of the native one.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import uuid5
+
+import msgspec
+
+from sendora.delivery.retry import Schedule
+from sendora.modules.push.model.providers import Apns
+from sendora.modules.push.parts import (
+    HOPELESS,
+    REJECTED,
+    SOON,
+    THROTTLED,
+    Address,
+    Meaning,
+    Parts,
+    Posted,
+    Verdict,
+    merge,
+    object_of,
+    shown_actions,
+    stamps,
+    ttl_s,
+    verdict,
+)
+
+PAYLOAD_MAX: Final = 4_096
+
+DOWN: Final = Schedule(base_s=900.0, doubling=False)
+"""Apple asks for 15 minutes after a 500 or 503 (providers.md 3.6)."""
+
+MISMATCH: Final = "environment_mismatch"
+"""A development device under a credential that is valid for production alone."""
+
+REASONS: Final[Mapping[str, Meaning]] = {
+    "BadCollapseId": REJECTED,
+    "BadDeviceToken": Meaning(retires=True, doubtful=True),
+    "BadExpirationDate": REJECTED,
+    "BadMessageId": REJECTED,
+    "BadPriority": REJECTED,
+    "BadTopic": REJECTED,
+    "DeviceTokenNotForTopic": Meaning(retires=True, doubtful=True),
+    "DuplicateHeaders": REJECTED,
+    "IdleTimeout": Meaning(retry=SOON),
+    "InvalidPushType": REJECTED,
+    "MissingDeviceToken": REJECTED,
+    "MissingTopic": REJECTED,
+    "PayloadEmpty": REJECTED,
+    "TopicDisallowed": REJECTED,
+    "BadCertificate": HOPELESS,
+    "BadCertificateEnvironment": HOPELESS,
+    "ExpiredProviderToken": Meaning(retry=SOON, renews=True),
+    "Forbidden": REJECTED,
+    "InvalidProviderToken": HOPELESS,
+    "MissingProviderToken": HOPELESS,
+    "UnrelatedKeyIdInToken": Meaning(retry=SOON),
+    "BadEnvironmentKeyIdInToken": HOPELESS,
+    "BadEnvironmentKeyInToken": HOPELESS,
+    "BadPath": REJECTED,
+    "MethodNotAllowed": REJECTED,
+    "ExpiredToken": Meaning(retires=True),
+    "Unregistered": Meaning(retires=True),
+    "PayloadTooLarge": REJECTED,
+    "TooManyProviderTokenUpdates": Meaning(retry=THROTTLED),
+    "TooManyRequests": Meaning(retry=THROTTLED),
+    "InternalServerError": Meaning(retry=DOWN),
+    "ServiceUnavailable": Meaning(retry=DOWN),
+    "Shutdown": Meaning(retry=SOON),
+}
+"""providers.md 1.6, row by row."""
+
+STATUSES: Final[Mapping[int, Meaning]] = {
+    410: Meaning(retires=True),
+    429: Meaning(retry=THROTTLED),
+    500: Meaning(retry=DOWN),
+    503: Meaning(retry=DOWN),
+}
+"""For an answer whose body names no reason that we know."""
+
+OTHER_5XX: Final = Meaning(retry=DOWN)
+
+
+def payload(parts: Parts, address: Address) -> bytes:
+    """The body: `aps` for the system, the rest beside it for the app (providers.md 1.7, 1.9)."""
+    stamped = stamps(parts.send, address.recipient)
+    built: dict[str, Any] = {"aps": _aps(parts, address), **stamped, "data": {**parts.data, **stamped}}
+    if parts.actions:
+        built["actions"] = shown_actions(parts.actions)
+    if parts.image:
+        built["image"] = parts.image
+    return msgspec.json.encode(merge(built, parts.raw.apns))
+
+
+def build(
+    parts: Parts, address: Address, secret: Apns, *, url: str, lane: str, bearer: str, now_s: int, body: bytes
+) -> Posted:
+    headers = {
+        "authorization": f"bearer {bearer}",
+        "apns-topic": address.bundle_id or secret.bundle_ids[0],
+        "apns-push-type": "background" if parts.silent else "alert",
+        "apns-priority": "5" if parts.silent or parts.interruption == "passive" else "10",
+        "apns-expiration": str(0 if parts.now_or_never else now_s + ttl_s(parts, now_s)),
+        # The same on every try: it traces, Apple does not promise to recognise it.
+        "apns-id": str(uuid5(parts.send, address.recipient.hex)),
+    }
+    if parts.collapse_id is not None:
+        headers["apns-collapse-id"] = parts.collapse_id
+    return Posted(
+        position=address.position,
+        lane=lane,
+        url=f"{url}/3/device/{address.token}",
+        headers=headers,
+        body=body,
+        recipient=address.recipient,
+        user_id=address.user_id,
+        variant=address.variant,
+        transport="apns",
+        grant=bearer,
+    )
+
+
+def environment(secret: Apns, address: Address) -> str | None:
+    """Which of Apple's hosts, None when the credential cannot reach the device.
+
+    A key for both follows the token. A sandbox key means development, where every device is one; but a production key
+    must not try a development device: Apple would call its token bad, and it is not.
+    """
+    if secret.environment is None or secret.environment == address.environment:
+        return address.environment
+    return "sandbox" if secret.environment == "sandbox" else None
+
+
+def read(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
+    """providers.md 1.6. The id of a 410 carries Apple's instant: `<apns-id>@<ms>`, see `gone_at_ms`."""
+    apns_id = headers.get("apns-id")
+    if status == 200:
+        return Verdict(state="accepted", provider_id=apns_id)
+    said = object_of(body)
+    reason = said.get("reason")
+    if not isinstance(reason, str) or reason not in REASONS:
+        meaning = STATUSES.get(status, OTHER_5XX if status >= 500 else REJECTED)
+        return verdict(meaning, f"http_{status}", headers, apns_id)
+    timestamp = said.get("timestamp")
+    if status == 410 and isinstance(timestamp, int) and not isinstance(timestamp, bool):
+        apns_id = f"{apns_id or ''}@{timestamp}"
+    return verdict(REASONS[reason], reason, headers, apns_id)
+
+
+def gone_at_ms(provider_id: str | None) -> int | None:
+    """Since when Apple calls the token gone, from the ledger's provider id of a 410."""
+    _, mark, timestamp = (provider_id or "").rpartition("@")
+    return int(timestamp) if mark and timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 15 else None
+
+
+def _aps(parts: Parts, address: Address) -> dict[str, Any]:
+    if parts.silent:
+        return {"content-available": 1}
+    aps: dict[str, Any] = {"alert": {"title": address.title, "body": address.body}, "sound": "default"}
+    if parts.critical is not None:
+        # B106.
+        aps["sound"] = {"critical": 1, "name": parts.critical.sound_name, "volume": parts.critical.volume}
+        aps["interruption-level"] = "critical"
+    if parts.interruption is not None:
+        aps["interruption-level"] = parts.interruption
+    if parts.actions or parts.image:
+        # Buttons come from a category that the app has registered; the notification service extension registers it from
+        # `actions` when it is woken, which `mutable-content` asks for (providers.md 0.1).
+        aps["mutable-content"] = 1
+    if parts.actions:
+        aps["category"] = "sendora:" + ",".join(action.id for action in parts.actions)
+    return aps

@@ -1,0 +1,469 @@
+"""Push as a channel of delivery: whom, what, and over which wire.
+
+`recipients` is asked once while a send is planned, `open` when a worker takes up its first chunk. What `open` returns
+serves every chunk of that send for a few seconds; templates, tests, policies and credentials are as they are then. The
+words and the decision are the library's, the requests are built by apns, fcm and webpush.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+from urllib.parse import urlsplit
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from sendora import _core
+from sendora.delivery.channel import Connection
+from sendora.delivery.phases import BLOCKED, Call, Chunk, Outcome, Reply, Send, Targets
+from sendora.delivery.retry import retry_after_s, wait_s
+from sendora.kernel.clock import from_millis, millis
+from sendora.kernel.errors import Unavailable
+from sendora.kernel.ids import AudienceId, TemplateId, TestId
+from sendora.kernel.life import Kernel
+from sendora.kernel.vault import SealBroken
+from sendora.kernel.wire import encode
+from sendora.modules import audiences
+from sendora.modules.push import apns, credentials, fcm, webpush
+from sendora.modules.push.compose import NO_TEMPLATE, Composed, bypasses, compose, note
+from sendora.modules.push.grants import Grants
+from sendora.modules.push.halts import Halts
+from sendora.modules.push.model.providers import Apns, Credential, Fcm, Vapid
+from sendora.modules.push.model.sends import Content, Target, to_row
+from sendora.modules.push.parts import (
+    AGE_PART,
+    DAMAGED,
+    SOON,
+    TOO_LARGE,
+    TRANSPORTS,
+    UNSENT_MAX_S,
+    Address,
+    Parts,
+    Posted,
+    Transport,
+    Verdict,
+)
+from sendora.modules.push.personal import Personal
+from sendora.modules.push.store import content as content_store
+from sendora.modules.push.store import targets
+
+NAME: Final = "push"
+
+NO_CREDENTIAL: Final = "no_credential"
+"""C43: the recipient's transport is not configured."""
+
+NO_TOKEN: Final = "token_unavailable"  # noqa: S105 - a reason's name
+"""The provider's own token endpoint is away (F-V10)."""
+
+NO_ANSWER: Final = "no_answer"
+
+ENDPOINT_BLOCKED: Final = "endpoint_blocked"
+"""The outbound guard does not let us dial the browser's endpoint."""
+
+OURS: Final = frozenset({"closed", "lanes_busy"})
+"""Why a request stayed here through nobody's fault: the worker drains, or has its hands full."""
+
+INLINE_MAX: Final = 32
+"""So many requests are built right here; more are built in a thread, so that the loop goes on answering."""
+
+PROOF_RENEW_S: Final = webpush.PROOF_LIFE_S / 2
+PROOFS_MAX: Final = 1_000
+"""VAPID tokens kept: one for each org and push service that a worker talks to."""
+
+
+class PushChannel:
+    """The door of this room to delivery."""
+
+    name = NAME
+
+    async def recipients(self, kernel: Kernel, connection: Connection, send: Send) -> Targets:
+        """B093: users and raw tokens as they were named, an audience as it is now (B075)."""
+        target = msgspec.convert(send.target, Target)
+        if target.audience_id is not None:
+            members = await audiences.members(kernel, connection, send.org, AudienceId(target.audience_id))
+            try:
+                unreachable = await targets.plan_members(connection, send.org, send.project)
+            finally:
+                await audiences.drop_members(connection)
+            return Targets(unreachable=unreachable, as_of=members.as_of, complete=True)
+        if target.tokens is not None:
+            unreachable = await targets.plan_tokens(connection, send.org, send.project, target.tokens)
+            kept = Target(tokens=[])
+        else:
+            unreachable = await targets.plan_users(connection, send.org, send.project, target.user_ids or [])
+            kept = Target(user_ids=[])
+        return Targets(unreachable=unreachable, as_of=None, complete=True, kept=to_row(kept))
+
+    async def open(self, kernel: Kernel, send: Send) -> "PushSending":
+        content = msgspec.convert(send.content, Content)
+        template = test = None
+        if content.template_id is not None:
+            found = await content_store.find_template(
+                kernel.db, send.org, send.project, TemplateId(content.template_id)
+            )
+            template = found.content if found is not None else None
+        if content.ab_test_id is not None:
+            test = await content_store.find_test(kernel.db, send.org, send.project, TestId(content.ab_test_id))
+        composed = compose(
+            content, template, test, send=send.id, expires_at=send.expires_at, urgent=send.class_ == "now"
+        )
+        policies = await content_store.policies(kernel.db, send.org)
+        raw = msgspec.convert(send.target, Target).tokens is not None
+        spec = note(composed, policies, raw=raw, planned_at=planned_at(send), expires_at=send.expires_at)
+        capped = not bypasses(composed, policies) and (
+            policies.freq_cap_per_user_per_day is not None or policies.freq_cap_per_user_per_hour is not None
+        )
+        return PushSending(
+            kernel,
+            send,
+            composed,
+            _core.Note(encode(spec)),
+            capped,
+        )
+
+
+class PushSending:
+    """A send on its way."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        send: Send,
+        composed: Composed,
+        compiled: _core.Note,
+        capped: bool,
+    ) -> None:
+        self._kernel = kernel
+        self._send = send
+        self._composed = composed
+        self._note = compiled
+        self._capped = capped
+        self._credentials: dict[Transport, Credential | None] = {}
+        self._process = process(kernel)
+        self._personal = Personal(composed.parts)
+
+    @property
+    def capped(self) -> bool:
+        return self._capped
+
+    async def rows(self, connection: Connection, chunk: Chunk) -> bytes:
+        return await targets.rows(connection, self._send.project, chunk)
+
+    def decide(self, rows: bytes, caps: _core.Caps | None, now_ms: int) -> _core.Decided:
+        return self._note.decide(rows, caps, now_ms)
+
+    async def build(self, decided: _core.Decided, chunk: Chunk) -> tuple[Sequence[Call], Sequence[Outcome]]:
+        addresses = [_address(row) for row in decided.sends()]
+        tokens = await self._tokens({_transport(one) for one in addresses})
+        waiting = [self._waiting(one) for one in addresses if _transport(one) not in tokens]
+        addresses = [one for one in addresses if _transport(one) in tokens]
+        proofs = await self._proofs(addresses) if "webpush" in tokens else {}
+        scopes: dict[UUID, bytes] = {}
+        if self._personal.needed and addresses:
+            recipients = [one.recipient for one in addresses]
+            scopes = await targets.scopes(self._kernel.db, self._send.org, self._send.project, recipients)
+        if len(addresses) <= INLINE_MAX:
+            calls, outcomes = self._build(addresses, tokens, proofs, scopes)
+        else:
+            calls, outcomes = await asyncio.to_thread(self._build, addresses, tokens, proofs, scopes)
+        return calls, [*outcomes, *waiting]
+
+    def read(self, call: Call, reply: Reply, chunk: Chunk, now_ms: int) -> Outcome:
+        posted = _posted(call)
+        if reply.fate == "unsent":
+            return self._unsent(posted, reply.detail or "unsent", now_ms)
+        if reply.fate == "unknown":
+            return self._unanswered(posted, NO_ANSWER, chunk, now_ms)
+        verdict = READERS[posted.transport](reply.status, reply.headers, reply.body)
+        if self._process.halts.heard(self._send.id, call.lane, verdict):
+            self._kernel.log.error("push.halted", send=str(self._send.id), lane=call.lane, reason=verdict.reason)
+        if verdict.state == "damaged":
+            return self._unanswered(posted, verdict.reason or NO_ANSWER, chunk, now_ms)
+        if verdict.state == "deferred" and verdict.retry is not None:
+            named = retry_after_s(verdict.retry_after, from_millis(now_ms))
+            wait = wait_s(verdict.retry, chunk.attempt, named, random.random())
+            return self._deferred(posted, verdict.reason or "", now_ms, wait, provider_id=verdict.provider_id)
+        return Outcome(
+            position=posted.position,
+            recipient=posted.recipient,
+            user_id=posted.user_id,
+            state="accepted" if verdict.state == "accepted" else "rejected",
+            reason=verdict.reason,
+            variant=posted.variant,
+            provider_id=verdict.provider_id,
+        )
+
+    async def renew(self, call: Call, reply: Reply) -> bool:
+        posted = _posted(call)
+        credential = self._credentials.get(posted.transport)
+        if reply.fate != "answered" or credential is None:
+            return False
+        if not READERS[posted.transport](reply.status, reply.headers, reply.body).renews:
+            return False
+        return await self._process.grants.token(credential, refused=posted.grant) != posted.grant
+
+    async def _tokens(self, transports: Collection[Transport]) -> dict[Transport, str | None]:
+        """The provider tokens that can be had right now. When none can the chunk waits as it is (Unavailable); where
+        one provider's endpoint is away the other's recipients go, and its own wait for themselves."""
+        tokens: dict[Transport, str | None] = {}
+        away: Unavailable | None = None
+        for transport in transports:
+            try:
+                tokens[transport] = await self._token(transport)
+            except Unavailable as error:
+                away = error
+        if away is not None and not tokens:
+            raise away
+        return tokens
+
+    async def _token(self, transport: Transport) -> str | None:
+        """The provider token; None where no credential is configured, and for Web Push, which proves each origin."""
+        credential = await self._credential(transport)
+        if credential is None or transport == "webpush":
+            return None
+        return await self._process.grants.token(credential)
+
+    async def _credential(self, transport: Transport) -> Credential | None:
+        """As it was when the send was taken up. One that this process cannot open is away, not wrong: it may be our key
+        that is missing, and then nobody is to be rejected for it."""
+        if transport not in self._credentials:
+            org, project = self._send.org, self._send.project
+            try:
+                if transport == "webpush":
+                    self._credentials[transport] = await credentials.vapid(self._kernel, org)
+                else:
+                    self._credentials[transport] = await credentials.find(self._kernel, org, project, transport)
+            except SealBroken:
+                self._kernel.log.error("push.credential_sealed", org=str(org), project=str(project), provider=transport)
+                raise Unavailable(message="A provider's credential cannot be opened right now.") from None
+        return self._credentials[transport]
+
+    async def _proofs(self, addresses: Sequence[Address]) -> dict[str, str]:
+        """A VAPID token for each push service that is about to be asked."""
+        credential = await self._credential("webpush")
+        if credential is None:
+            return {}
+        origins = {webpush.origin(one.token) for one in addresses if one.platform == "web"}
+        return {origin: self._process.proof(credential, origin) for origin in origins}
+
+    def _build(
+        self,
+        addresses: Sequence[Address],
+        tokens: dict[Transport, str | None],
+        proofs: dict[str, str],
+        scopes: dict[UUID, bytes],
+    ) -> tuple[list[Call], list[Outcome]]:
+        calls: list[Call] = []
+        outcomes: list[Outcome] = []
+        now_s = millis(self._kernel.clock.now()) // 1_000
+        for address in addresses:
+            transport = _transport(address)
+            said = scopes.get(address.recipient)
+            parts = self._composed.parts if said is None else self._personal.parts(said)
+            if self._composed.title is None:
+                built: Posted | str = NO_TEMPLATE
+            elif transport == "webpush":
+                built = self._web(parts, address, proofs, now_s)
+            else:
+                token = tokens[transport]
+                built = NO_CREDENTIAL if token is None else self._native(transport, parts, address, token, now_s)
+            if isinstance(built, str):
+                outcomes.append(_rejected(address, built))
+            else:
+                calls.append(built)
+        return calls, outcomes
+
+    def _native(self, transport: Transport, parts: Parts, address: Address, token: str, now_s: int) -> Posted | str:
+        credential, urls = self._credentials[transport], self._kernel.settings.push
+        match credential:
+            case Credential(id=id_, secret=Apns() as secret):
+                environment = apns.environment(secret, address)
+                if environment is None:
+                    return apns.MISMATCH
+                body = apns.payload(parts, address)
+                if len(body) > apns.PAYLOAD_MAX:
+                    return TOO_LARGE
+                url = urls.apns_sandbox_url if environment == "sandbox" else urls.apns_production_url
+                lane = f"apns:{id_}:{environment}"
+                if halted := self._process.halts.reason(self._send.id, lane):
+                    return halted
+                return apns.build(parts, address, secret, url=url, lane=lane, bearer=token, now_s=now_s, body=body)
+            case Credential(id=id_, secret=Fcm() as secret):
+                built = fcm.message(parts, address)
+                if fcm.size(built) > fcm.PAYLOAD_MAX:
+                    return TOO_LARGE
+                lane = f"fcm:{id_}"
+                if halted := self._process.halts.reason(self._send.id, lane):
+                    return halted
+                return fcm.build(
+                    parts, address, secret, url=urls.fcm_url, lane=lane, bearer=token, now_s=now_s, built=built
+                )
+        return NO_CREDENTIAL
+
+    def _web(self, parts: Parts, address: Address, proofs: dict[str, str], now_s: int) -> Posted | str:
+        credential = self._credentials["webpush"]
+        if credential is None or not isinstance(credential.secret, Vapid) or address.subscription is None:
+            return NO_CREDENTIAL
+        body = webpush.plaintext(parts, address)
+        if len(body) > webpush.PLAINTEXT_MAX:
+            return TOO_LARGE
+        proof = proofs[webpush.origin(address.token)]
+        return webpush.build(parts, address, credential.secret, proof=proof, now_s=now_s, body=body)
+
+    def _waiting(self, address: Address) -> Outcome:
+        return Outcome(
+            position=address.position,
+            recipient=address.recipient,
+            user_id=address.user_id,
+            state="deferred",
+            reason=NO_TOKEN,
+            variant=address.variant,
+            due_at=self._kernel.clock.now() + timedelta(seconds=SOON.base_s),
+            counted=False,
+        )
+
+    def _unsent(self, posted: Posted, detail: str, now_ms: int) -> Outcome:
+        """Nothing has left, so this was no try. An endpoint that we may not dial stays one, whenever it is tried."""
+        if posted.transport == "webpush" and detail.startswith(BLOCKED):
+            return Outcome(
+                position=posted.position,
+                recipient=posted.recipient,
+                user_id=posted.user_id,
+                state="rejected",
+                reason=ENDPOINT_BLOCKED,
+                variant=posted.variant,
+            )
+        wait = SOON.base_s
+        if detail not in OURS:
+            age_s = (now_ms - millis(planned_at(self._send))) / 1_000
+            wait = min(max(wait, age_s * AGE_PART), UNSENT_MAX_S)
+        return self._deferred(posted, detail, now_ms, wait, counted=False)
+
+    def _unanswered(self, posted: Posted, reason: str, chunk: Chunk, now_ms: int) -> Outcome:
+        """Promise 3: what was written and not answered may be repeated, if the send says so; delivery asks it."""
+        wait = wait_s(DAMAGED, chunk.attempt, None, random.random())
+        return msgspec.structs.replace(self._deferred(posted, reason, now_ms, wait), repeated=True)
+
+    def _deferred(
+        self,
+        posted: Posted,
+        reason: str,
+        now_ms: int,
+        wait: float,
+        *,
+        counted: bool = True,
+        provider_id: str | None = None,
+    ) -> Outcome:
+        return Outcome(
+            position=posted.position,
+            recipient=posted.recipient,
+            user_id=posted.user_id,
+            state="deferred",
+            reason=reason,
+            variant=posted.variant,
+            provider_id=provider_id,
+            due_at=from_millis(now_ms + int(wait * 1_000)),
+            counted=counted,
+        )
+
+
+READERS: Final[dict[Transport, Callable[..., Verdict]]] = {
+    "apns": apns.read,
+    "fcm": fcm.read,
+    "webpush": webpush.read,
+}
+
+
+class Process:
+    """What one process keeps for all sends: provider tokens, VAPID proofs, and who was refused."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.grants = Grants(kernel)
+        self.halts = Halts()
+        self._kernel_clock = kernel.clock
+        self._subject = subject(kernel.settings.http.base_url)
+        self._proofs: dict[tuple[UUID, str], tuple[str, int]] = {}
+
+    def proof(self, credential: Credential, origin: str) -> str:
+        """A VAPID token; it may be shared by all requests to an origin until half of its life is over."""
+        if not isinstance(credential.secret, Vapid):
+            raise TypeError("a proof is made with a VAPID key")
+        now_s = millis(self._kernel_clock.now()) // 1_000
+        kept = self._proofs.get((credential.id, origin))
+        if kept is not None and kept[1] <= now_s < kept[1] + PROOF_RENEW_S:
+            return kept[0]
+        if len(self._proofs) >= PROOFS_MAX:
+            self._proofs.clear()
+        made = webpush.prove(credential.secret, origin, self._subject, now_s)
+        self._proofs[credential.id, origin] = (made, now_s)
+        return made
+
+
+_processes: WeakKeyDictionary[object, Process] = WeakKeyDictionary()
+
+
+def process(kernel: Kernel) -> Process:
+    """Of this kernel; a test may have several in one process."""
+    found = _processes.get(kernel.db)
+    if found is None:
+        found = _processes[kernel.db] = Process(kernel)
+    return found
+
+
+def subject(base_url: str) -> str:
+    """Whom a push service may turn to (RFC 8292): our public address, or a mailbox at its host."""
+    split = urlsplit(base_url)
+    return base_url if split.scheme == "https" else f"mailto:postmaster@{split.hostname or 'localhost'}"
+
+
+def planned_at(send: Send) -> datetime:
+    """Since when a change of hands keeps a device out: the instant of the audience, else when the send was due.
+
+    Before the plan has ended that instant is not known yet, and an earlier one errs to the safe side.
+    """
+    return send.audience_as_of or max(send.created_at, send.scheduled_for or send.created_at)
+
+
+Row = tuple[int, bytes, str, str, str | None, str, str | None, str | None, str, str, str | None]
+
+
+def _address(row: Row) -> Address:
+    position, recipient, platform, token, subscription, environment, bundle_id, user_id, title, body, variant = row
+    return Address(
+        position=position,
+        recipient=UUID(bytes=recipient),
+        platform=platform,
+        token=token,
+        subscription=None if subscription is None else msgspec.json.decode(subscription, type=dict[str, str]),
+        environment=environment,
+        bundle_id=bundle_id,
+        user_id=user_id,
+        title=title,
+        body=body,
+        variant=variant,
+    )
+
+
+def _transport(address: Address) -> Transport:
+    return TRANSPORTS[address.platform]
+
+
+def _rejected(address: Address, reason: str) -> Outcome:
+    return Outcome(
+        position=address.position,
+        recipient=address.recipient,
+        user_id=address.user_id,
+        state="rejected",
+        reason=reason,
+        variant=address.variant,
+    )
+
+
+def _posted(call: Call) -> Posted:
+    """Lanes hand back the call that they were given."""
+    if not isinstance(call, Posted):
+        raise TypeError("not a call of this channel")
+    return call

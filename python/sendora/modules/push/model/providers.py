@@ -1,0 +1,247 @@
+"""Credentials: parsed and checked when they are stored, so that a send never finds a broken one.
+
+A credential has two faces: what is sealed, and what may be shown (keys never).
+"""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from msgspec import Meta
+
+from sendora.kernel.errors import ValidationFailed
+from sendora.kernel.ids import OrgId
+from sendora.kernel.wire import Wire, WireIn
+from sendora.modules.push.model.content import FieldErrors, raise_for
+from sendora.modules.push.model.tokens import BUNDLE_ID, Environment
+
+Provider = Literal["apns", "fcm", "vapid"]
+
+BUNDLES_MAX: Final = 100
+RSA_BITS_MIN: Final = 2_048
+TEN: Final = re.compile(r"[A-Za-z0-9]{10}", re.ASCII)
+"""Apple's key and team ids."""
+
+FCM_PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9.:-]{0,62}", re.ASCII)
+"""It becomes a part of a URL."""
+
+Pem = Annotated[str, Meta(min_length=1, max_length=16_384)]
+
+
+class ApnsIn(WireIn, frozen=True, kw_only=True):
+    """Body of `PUT /push/providers/apns`."""
+
+    p8_key: Pem | None = None
+    key_id: str | None = None
+    team_id: str | None = None
+    certificate: Pem | None = None
+    private_key: Pem | None = None
+    bundle_id: str | None = None
+    bundle_ids: Annotated[list[str], Meta(max_length=BUNDLES_MAX)] | None = None
+    environment: Environment | None = None
+    project_id: UUID | None = None
+
+    def __repr__(self) -> str:
+        return f"ApnsIn(key_id={self.key_id!r})"
+
+
+class FcmIn(WireIn, frozen=True, kw_only=True):
+    """Body of `PUT /push/providers/fcm`: the file as Google gives it, with fields that are of no use here."""
+
+    service_account: dict[str, Any]
+    project_id: UUID | None = None
+
+    def __repr__(self) -> str:
+        return "FcmIn()"
+
+
+class Apns(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sealed of an APNs credential."""
+
+    p8: str
+    key_id: str
+    team_id: str
+    bundle_ids: list[str]
+    """The first is the default topic."""
+    environment: Environment | None
+    """Where the key is valid; None for the keys that are valid in both, and then the token says where it belongs."""
+
+    def __repr__(self) -> str:
+        """Into logs and tracebacks goes what may be shown."""
+        return f"Apns(key_id={self.key_id!r}, team_id={self.team_id!r})"
+
+
+class Fcm(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sealed of an FCM credential."""
+
+    project: str
+    client_email: str
+    private_key: str
+    private_key_id: str | None
+    token_uri: str
+
+    def __repr__(self) -> str:
+        return f"Fcm(project={self.project!r})"
+
+
+class Vapid(msgspec.Struct, frozen=True, kw_only=True):
+    private_key: str
+    """PEM."""
+    public_key: str
+    """The uncompressed point in base64url, as browsers take it."""
+
+    def __repr__(self) -> str:
+        return f"Vapid(public_key={self.public_key!r})"
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """An opened row of `push_providers`. `id` changes with the secret, and lanes and grants are keyed by it."""
+
+    org: OrgId
+    id: UUID
+    secret: Apns | Fcm | Vapid
+
+
+class ApnsShown(Wire, frozen=True, kw_only=True):
+    key_id: str
+    team_id: str
+    bundle_ids: list[str]
+    environment: str | None
+    configured_at: str
+
+
+class FcmShown(Wire, frozen=True, kw_only=True):
+    project_id: str
+    client_email: str
+    configured_at: str
+
+
+class VapidShown(Wire, frozen=True, kw_only=True):
+    public_key: str
+
+
+class Providers(Wire, frozen=True, kw_only=True):
+    apns: ApnsShown | None
+    fcm: FcmShown | None
+    vapid: VapidShown | None
+
+
+class Removed(Wire, frozen=True, kw_only=True):
+    provider: str
+    removed: bool
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `push_providers`, sealed."""
+
+    id: UUID
+    sealed: bytes
+    shown: dict[str, Any]
+    configured_at: datetime
+
+
+def apns(given: ApnsIn, project: UUID) -> Apns:
+    """The credential in a request; raises ValidationFailed."""
+    errors: FieldErrors = {}
+    if given.project_id not in (None, project):
+        errors["projectId"] = ["Is not the project of this key"]
+    if given.certificate is not None or given.private_key is not None:
+        errors["certificate"] = ["Certificates are not supported yet: give p8Key, keyId and teamId"]
+        raise ValidationFailed(errors)
+    if given.p8_key is None:
+        errors["p8Key"] = ["Required"]
+    elif not _is_p256(given.p8_key):
+        errors["p8Key"] = ["Not an APNs key: expected a PEM with a P-256 private key"]
+    for field, value in (("keyId", given.key_id), ("teamId", given.team_id)):
+        if value is None:
+            errors[field] = ["Required"]
+        elif not TEN.fullmatch(value):
+            errors[field] = ["Expected 10 letters or digits"]
+    named = [] if given.bundle_id is None else [given.bundle_id]
+    bundles = list(dict.fromkeys(named + (given.bundle_ids or [])))
+    if not bundles:
+        errors["bundleId"] = ["Required unless bundleIds is given"]
+    elif not all(BUNDLE_ID.fullmatch(bundle) for bundle in bundles):
+        errors["bundleIds"] = ["Not a bundle id"]
+    raise_for(errors)
+    return Apns(
+        p8=given.p8_key or "",
+        key_id=given.key_id or "",
+        team_id=given.team_id or "",
+        bundle_ids=bundles,
+        environment=given.environment,
+    )
+
+
+def fcm(given: FcmIn, project: UUID) -> Fcm:
+    """The credential in a service account's file (B091); raises ValidationFailed.
+
+    The token_uri still has to pass the outbound guard, which is not pure.
+    """
+    account, errors = given.service_account, FieldErrors()
+    if given.project_id not in (None, project):
+        errors["projectId"] = ["Is not the project of this key"]
+    texts: dict[str, str] = {}
+    for name in ("project_id", "client_email", "private_key", "token_uri"):
+        value = account.get(name)
+        if isinstance(value, str) and 0 < len(value) <= 16_384:
+            texts[name] = value
+        else:
+            errors[f"serviceAccount.{name}"] = ["Required"]
+    if account.get("type") not in (None, "service_account"):
+        errors["serviceAccount.type"] = ["Expected service_account"]
+    if "private_key" in texts and not _is_rsa(texts["private_key"]):
+        errors["serviceAccount.private_key"] = [f"Expected a PEM with an RSA key of at least {RSA_BITS_MIN} bits"]
+    if "project_id" in texts and not FCM_PROJECT.fullmatch(texts["project_id"]):
+        errors["serviceAccount.project_id"] = ["Not a Google Cloud project id"]
+    key_id = account.get("private_key_id")
+    if key_id is not None and not (isinstance(key_id, str) and len(key_id) <= 256):
+        errors["serviceAccount.private_key_id"] = ["Expected string"]
+        key_id = None
+    raise_for(errors)
+    return Fcm(
+        project=texts["project_id"],
+        client_email=texts["client_email"],
+        private_key=texts["private_key"],
+        private_key_id=key_id,
+        token_uri=texts["token_uri"],
+    )
+
+
+def shown(secret: Apns | Fcm | Vapid) -> dict[str, Any]:
+    """`push_providers.shown`: what the API may tell."""
+    match secret:
+        case Apns():
+            return {
+                "keyId": secret.key_id,
+                "teamId": secret.team_id,
+                "bundleIds": secret.bundle_ids,
+                "environment": secret.environment,
+            }
+        case Fcm():
+            return {"projectId": secret.project, "clientEmail": secret.client_email}
+        case Vapid():
+            return {"publicKey": secret.public_key}
+
+
+def _is_p256(pem: str) -> bool:
+    key = _key(pem)
+    return isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1)
+
+
+def _is_rsa(pem: str) -> bool:
+    key = _key(pem)
+    return isinstance(key, RSAPrivateKey) and key.key_size >= RSA_BITS_MIN
+
+
+def _key(pem: str) -> object:
+    try:
+        return load_pem_private_key(pem.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None

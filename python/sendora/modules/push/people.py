@@ -1,0 +1,31 @@
+"""One person in this room: devices, what they were sent, and what was opened on them."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from sendora.delivery import people as ledger
+from sendora.kernel.ids import OrgId, ProjectId
+from sendora.kernel.life import Kernel
+from sendora.modules import profiles
+from sendora.modules.push.channel import NAME
+from sendora.modules.push.store import feedback, tokens
+
+
+async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> None:
+    """Before the profile goes: it is what knows the person's other names. Devices first, so that what is decided
+    meanwhile finds no name; then the ledger keeps recipients by their id alone."""
+    for name in await profiles.names_of(kernel.db, org, project, external_id):
+        async with kernel.db.transaction() as connection:
+            forgotten = await tokens.forget(connection, org, project, name)
+            await feedback.forget_opens(connection, org, forgotten)
+        await ledger.forget(kernel, org, project, name)
+
+
+async def export(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> AsyncIterator[dict[str, Any]]:
+    for name in await profiles.names_of(kernel.db, org, project, external_id):
+        for token in await tokens.of_person(kernel.db, org, project, name):
+            yield {"device": msgspec.to_builtins(token)}
+        async for sent in ledger.recall(kernel, org, project, name, channel=NAME):
+            yield {"delivery": msgspec.to_builtins(sent)}

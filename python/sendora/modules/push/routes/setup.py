@@ -1,0 +1,165 @@
+"""What an operator sets up: delivery policies and provider credentials."""
+
+import asyncio
+from typing import Final
+
+from sendora.kernel.errors import Forbidden, NotFound, ValidationFailed
+from sendora.kernel.http import Principal, delete, get, patch, put
+from sendora.kernel.life import Kernel
+from sendora.kernel.outbound import BlockedAddress
+from sendora.modules import orgs
+from sendora.modules.push import credentials
+from sendora.modules.push.model import providers as model
+from sendora.modules.push.model.policies import Policies, PoliciesPatch, patched
+from sendora.modules.push.model.providers import ApnsIn, FcmIn, Provider, Providers, Removed, Vapid, VapidShown
+from sendora.modules.push.store import content, providers
+
+NAMES: Final[dict[str, Provider]] = {"apns": "apns", "fcm": "fcm", "vapid": "vapid"}
+
+
+@get("/push/settings", scope="push:read", operation="getPushSettings", summary="Get the delivery policies")
+async def get_settings(kernel: Kernel, principal: Principal) -> Policies:
+    """Of the organisation: quiet hours, frequency caps, the default time zone (B108-B112)."""
+    return await content.policies(kernel.db, principal.org)
+
+
+@patch(
+    "/push/settings",
+    scope="push:write",
+    role="ADMIN",
+    raises=(Forbidden,),
+    operation="updatePushSettings",
+    summary="Change the delivery policies",
+)
+async def update_settings(kernel: Kernel, principal: Principal, data: PoliciesPatch) -> Policies:
+    """Only the fields that are given; null switches off (B113)."""
+    async with content.changing_policies(kernel.db, principal.org) as (connection, old):
+        new = patched(old, data)
+        await content.set_policies(connection, principal.org, new)
+    return new
+
+
+@get(
+    "/push/vapid",
+    scope=None,
+    public_key=True,
+    operation="getVapidKey",
+    summary="Get the key that browsers subscribe with",
+)
+async def get_vapid(kernel: Kernel, principal: Principal) -> VapidShown:
+    """The public half of the organisation's key pair, made when it is first needed (B090, C42)."""
+    secret = (await credentials.vapid(kernel, principal.org)).secret
+    if not isinstance(secret, Vapid):
+        raise TypeError("the credential under vapid is none")
+    return VapidShown(public_key=secret.public_key)
+
+
+@get(
+    "/push/providers",
+    scope="push:read",
+    role="ADMIN",
+    raises=(Forbidden,),
+    operation="getPushProviders",
+    summary="See which providers are configured",
+)
+async def get_providers(kernel: Kernel, principal: Principal) -> Providers:
+    """Never a key."""
+    return await providers.listed(kernel.db, principal.org, principal.project)
+
+
+@put(
+    "/push/providers/apns",
+    scope="push:write",
+    role="ADMIN",
+    raises=(Forbidden,),
+    operation="putApns",
+    summary="Store the APNs credential",
+)
+async def put_apns(kernel: Kernel, principal: Principal, data: ApnsIn) -> Providers:
+    """A token key (.p8) with its key and team id; the first bundle id is the default topic."""
+    secret = await asyncio.to_thread(model.apns, data, principal.project)
+    await credentials.put(kernel, principal.org, principal.project, secret)
+    await orgs.audit(kernel.db, principal, "push_provider.stored", "push_provider:apns", {"keyId": secret.key_id})
+    return await providers.listed(kernel.db, principal.org, principal.project)
+
+
+@put(
+    "/push/providers/fcm",
+    scope="push:write",
+    role="ADMIN",
+    raises=(Forbidden,),
+    operation="putFcm",
+    summary="Store the FCM credential",
+)
+async def put_fcm(kernel: Kernel, principal: Principal, data: FcmIn) -> Providers:
+    """The service account's JSON file; the project id is read from it (B091)."""
+    secret = await asyncio.to_thread(model.fcm, data, principal.project)
+    try:
+        kernel.outbound.allow_token_endpoint(secret.token_uri)
+    except BlockedAddress:
+        raise ValidationFailed({"serviceAccount.token_uri": ["Not a known token endpoint"]}) from None
+    await credentials.put(kernel, principal.org, principal.project, secret)
+    await orgs.audit(kernel.db, principal, "push_provider.stored", "push_provider:fcm", {"projectId": secret.project})
+    return await providers.listed(kernel.db, principal.org, principal.project)
+
+
+@delete(
+    "/push/providers/{provider}",
+    scope="push:write",
+    role="ADMIN",
+    raises=(Forbidden,),
+    operation="deletePushProvider",
+    summary="Remove a credential",
+)
+async def delete_provider(kernel: Kernel, principal: Principal, provider: str) -> Removed:
+    """Recipients of this transport are rejected from then on (C43). A VAPID key pair that is removed is made anew when
+    it is needed, and every browser has to subscribe again."""
+    name = NAMES.get(provider)
+    if name is None:
+        raise NotFound("Provider")
+    return await _remove(kernel, principal, name)
+
+
+# A path that is written out wins over a parameter, whatever the method: where PUT stands DELETE must stand too.
+@delete(
+    "/push/providers/apns",
+    scope="push:write",
+    role="ADMIN",
+    raises=(Forbidden,),
+    operation="deleteApns",
+    summary="Remove the APNs credential",
+)
+async def delete_apns(kernel: Kernel, principal: Principal) -> Removed:
+    return await _remove(kernel, principal, "apns")
+
+
+@delete(
+    "/push/providers/fcm",
+    scope="push:write",
+    role="ADMIN",
+    raises=(Forbidden,),
+    operation="deleteFcm",
+    summary="Remove the FCM credential",
+)
+async def delete_fcm(kernel: Kernel, principal: Principal) -> Removed:
+    return await _remove(kernel, principal, "fcm")
+
+
+async def _remove(kernel: Kernel, principal: Principal, name: Provider) -> Removed:
+    if not await providers.remove(kernel.db, principal.org, principal.project, name):
+        raise NotFound("Provider")
+    await orgs.audit(kernel.db, principal, "push_provider.removed", f"push_provider:{name}")
+    return Removed(provider=name, removed=True)
+
+
+ROUTES = (
+    get_settings,
+    update_settings,
+    get_vapid,
+    get_providers,
+    put_apns,
+    put_fcm,
+    delete_apns,
+    delete_fcm,
+    delete_provider,
+)

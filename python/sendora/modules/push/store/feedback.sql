@@ -1,0 +1,66 @@
+-- writes: push_opens, push_lane_health, push_tokens
+-- reads: sends
+
+-- name: record_opens
+-- An open of a send that is not of the caller's project, or of a device that is not of the org, is dropped: anybody who has
+-- the public key can make one up (C94). The first instant counts.
+INSERT INTO push_opens AS o (org_id, send_id, recipient, opened_at, clicked_at, click_action)
+SELECT g.org, g.send, g.recipient, g.opened_at, g.clicked_at, g.action
+  FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], $7::text[])
+    AS g (org, project, send, recipient, opened_at, clicked_at, action)
+  JOIN sends s ON s.org_id = g.org AND s.id = g.send AND s.project_id = g.project AND s.channel = 'push'
+ WHERE g.recipient = '00000000-0000-0000-0000-000000000000'
+    OR EXISTS (SELECT FROM push_tokens t WHERE t.org_id = g.org AND t.id = g.recipient)
+ ORDER BY g.org, g.send, g.recipient
+ON CONFLICT (org_id, send_id, recipient) DO UPDATE SET
+    opened_at = least(o.opened_at, excluded.opened_at),
+    clicked_at = coalesce(o.clicked_at, excluded.clicked_at),
+    click_action = coalesce(o.click_action, excluded.click_action)
+RETURNING org_id, send_id, recipient, opened_at, clicked_at, click_action;
+
+-- name: opens_of_send
+SELECT min(opened_at) AS opened_at, min(clicked_at) AS clicked_at,
+       (array_agg(click_action ORDER BY clicked_at) FILTER (WHERE clicked_at IS NOT NULL))[1] AS click_action
+  FROM push_opens WHERE org_id = $1 AND send_id = $2;
+
+-- name: opens_of_project
+SELECT count(*) AS opened, count(o.clicked_at) AS clicked
+  FROM push_opens o JOIN sends s ON s.org_id = o.org_id AND s.id = o.send_id
+ WHERE o.org_id = $1 AND s.project_id = $2 AND s.channel = 'push';
+
+-- name: forget_opens
+DELETE FROM push_opens WHERE org_id = $1 AND recipient = ANY($2::uuid[]);
+
+-- name: platforms
+-- By lane: that one of Apple's environments accepts says nothing of the other's tokens.
+SELECT id, platform || CASE WHEN platform = 'ios' AND environment = 'sandbox' THEN ':sandbox' ELSE '' END AS platform
+  FROM push_tokens WHERE org_id = $1 AND id = ANY($2::uuid[]);
+
+-- name: add_health
+INSERT INTO push_lane_health AS h (org_id, project_id, platform, minute, accepted, dead)
+SELECT $1, $2, g.platform, date_trunc('minute', now()), g.accepted, g.dead
+  FROM unnest($3::text[], $4::bigint[], $5::bigint[]) AS g (platform, accepted, dead)
+ ORDER BY g.platform
+ON CONFLICT (org_id, project_id, platform, minute) DO UPDATE
+SET accepted = h.accepted + excluded.accepted, dead = h.dead + excluded.dead;
+
+-- name: recent_health
+SELECT platform, sum(accepted)::bigint AS accepted, sum(dead)::bigint AS dead FROM push_lane_health
+ WHERE org_id = $1 AND project_id = $2 AND minute > now() - make_interval(mins => $3) GROUP BY platform;
+
+-- name: retire
+-- Once each: a second report of the same death finds nothing to do. A device that was registered after the instant of its
+-- death is alive again (F-V9). Of the raw kind there is nothing to retire.
+UPDATE push_tokens t SET is_active = false, retired_at = now(), retired_reason = g.reason
+  FROM unnest($2::uuid[], $3::text[], $4::timestamptz[]) AS g (id, reason, dead_at)
+ WHERE t.org_id = $1 AND t.id = g.id AND t.is_active AND t.registered_at < g.dead_at
+RETURNING t.id, t.project_id, t.user_id, t.platform, t.retired_at, t.retired_reason;
+
+-- name: quarantine
+UPDATE push_tokens t SET quarantined_at = now()
+  FROM unnest($2::uuid[], $3::timestamptz[]) AS g (id, dead_at)
+ WHERE t.org_id = $1 AND t.id = g.id AND t.is_active AND t.quarantined_at IS NULL AND t.registered_at < g.dead_at
+RETURNING t.id;
+
+-- name: forget_health
+DELETE FROM push_lane_health WHERE minute < now() - make_interval(days => $1);

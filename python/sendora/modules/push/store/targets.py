@@ -1,0 +1,107 @@
+"""Who a send is for, and what the decision needs of them."""
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from sendora.delivery.phases import Chunk
+from sendora.kernel.clock import iso
+from sendora.kernel.ids import OrgId, ProjectId, new_id
+from sendora.kernel.pg import Connection, Database, copy_out, queries
+from sendora.modules.push.model.tokens import guess_platform
+from sendora.modules.push.store.tokens import RAW, shards
+
+SQL: Final = queries(__file__, "targets.sql")
+
+ADOPTED_MAX: Final = 10_000
+"""Devices of one statement, a few megabytes."""
+
+ADOPTIONS_MAX: Final = 100
+"""A million devices before one send; what is left is found by the next, and followed until then."""
+
+
+async def count_users(db: Database | Connection, org: OrgId, project: ProjectId, users: Sequence[str]) -> int:
+    counted: int = await db.fetchval(SQL.count_users, org, project, list(users))
+    return counted
+
+
+async def plan_users(connection: Connection, org: OrgId, project: ProjectId, users: Sequence[str]) -> int:
+    """How many of the users have no device."""
+    await _adopt(connection, org, project, list(users))
+    unreachable: int = await connection.fetchval(SQL.plan_users, org, project, list(users))
+    return unreachable
+
+
+async def plan_members(connection: Connection, org: OrgId, project: ProjectId) -> int:
+    """How many members have no device."""
+    await _adopt(connection, org, project, None)
+    unreachable: int = await connection.fetchval(SQL.plan_members, org, project)
+    return unreachable
+
+
+async def _adopt(connection: Connection, org: OrgId, project: ProjectId, users: list[str] | None) -> None:
+    """Write devices of people who were taken over to whom they became (B066), so that all devices of one person are in
+    one shard, where caps count them together. Every look-up follows takeovers anyway, so nothing waits for this."""
+    for _ in range(ADOPTIONS_MAX):
+        if users is None:
+            strays = await connection.fetch(SQL.strays, org, project, ADOPTED_MAX)
+        else:
+            strays = await connection.fetch(SQL.strays_of_users, org, project, users, ADOPTED_MAX)
+        if strays:
+            persons = [row["person"] for row in strays]
+            ids, names = [row["id"] for row in strays], [row["user_id"] for row in strays]
+            await connection.execute(SQL.adopt, org, project, ids, names, persons, list(shards(project, persons)))
+        if len(strays) < ADOPTED_MAX:
+            return
+
+
+async def plan_tokens(connection: Connection, org: OrgId, project: ProjectId, tokens: Sequence[str]) -> int:
+    """Plan raw tokens, whatever their state (B095); how many cannot be reached.
+
+    A browser's endpoint that nobody registered has no keys to encrypt with, and a token of another project is not this
+    send's to use.
+    """
+    known = {row["token"] for row in await connection.fetch(SQL.known_tokens, org, list(tokens))}
+    strangers = [token for token in tokens if token not in known and guess_platform(token) != "web"]
+    if strangers:
+        ids = [new_id() for _ in strangers]
+        await connection.execute(
+            SQL.add_raw,
+            org,
+            project,
+            ids,
+            strangers,
+            [guess_platform(token) for token in strangers],
+            list(shards(project, [str(id_) for id_ in ids])),
+            RAW,
+        )
+    planned: int = await connection.fetchval(SQL.plan_tokens, org, project, list(tokens))
+    return len(tokens) - planned
+
+
+async def rows(connection: Connection, project: ProjectId, chunk: Chunk) -> bytes:
+    pieces: list[bytes] = []
+    key = (chunk.org, chunk.send, chunk.shard, chunk.seq, project)
+    await copy_out(connection, SQL.rows, *key, sink=pieces.append)
+    return b"".join(pieces)
+
+
+async def scopes(
+    db: Database | Connection, org: OrgId, project: ProjectId, recipients: Sequence[UUID]
+) -> dict[UUID, bytes]:
+    """What placeholders may name, as the library's templates take it (B122, B123)."""
+    found = {}
+    for row in await db.fetch(SQL.scopes, org, project, list(recipients)):
+        user = {
+            "userId": row["person"],
+            "email": row["email"],
+            "locale": row["locale"],
+            "timezone": row["timezone"],
+            "createdAt": None if row["created_at"] is None else iso(row["created_at"]),
+            "lastSeenAt": None if row["last_seen_at"] is None else iso(row["last_seen_at"]),
+        }
+        known = {key: value for key, value in user.items() if value is not None}
+        found[row["id"]] = msgspec.json.encode({"event": {}, "user": known, "trait": row["traits"] or {}})
+    return found

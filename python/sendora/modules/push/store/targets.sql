@@ -1,0 +1,182 @@
+-- writes: push_tokens
+-- reads: profiles, chunks, deliveries
+--
+-- A person owns the devices registered under their own id and under the anonymous ids that they have taken over
+-- (profiles.merged_into, one row; C69). `plan_targets` is the planner's temporary table, `audience_members` the audience's.
+
+-- name: strays
+-- Devices that are still registered under a name that somebody has taken over.
+WITH RECURSIVE chain AS (
+    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
+      FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into IS NOT NULL
+    UNION ALL
+    SELECT c.name, p.merged_into, c.depth + 1
+      FROM chain c JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16
+), merged AS (
+    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
+)
+SELECT t.id, t.user_id, g.person FROM merged g
+  JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = g.name
+ WHERE g.person <> g.name
+ ORDER BY t.id LIMIT $3;
+
+-- name: strays_of_users
+WITH RECURSIVE up AS (
+    SELECT u.id AS name, u.id AS at, 0 AS depth FROM unnest($3::text[]) AS u (id)
+    UNION ALL
+    SELECT u.name, p.merged_into, u.depth + 1
+      FROM up u JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
+     WHERE p.merged_into IS NOT NULL AND u.depth < 16
+), down AS (
+    SELECT DISTINCT at AS person, at AS owner FROM (SELECT DISTINCT ON (name) at FROM up ORDER BY name, depth DESC) AS ends
+    UNION
+    SELECT d.person, p.external_id
+      FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.owner
+)
+SELECT t.id, t.user_id, d.person FROM down d
+  JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner
+ WHERE d.owner <> d.person
+ ORDER BY t.id LIMIT $4;
+
+-- name: adopt
+-- The rewriting that a takeover leaves for later (C69): it is no change of hands, so `owner_since` stays. Whoever registered
+-- the device anew in between is right.
+UPDATE push_tokens t SET user_id = g.person, shard = g.shard
+  FROM unnest($3::uuid[], $4::text[], $5::text[], $6::smallint[]) AS g (id, name, person, shard)
+ WHERE t.org_id = $1 AND t.project_id = $2 AND t.id = g.id AND t.user_id = g.name;
+
+-- name: plan_users
+-- Each user once, as whoever took them over; returns how many have no device.
+WITH RECURSIVE up AS (
+    SELECT u.id AS name, u.id AS at, 0 AS depth FROM unnest($3::text[]) AS u (id)
+    UNION ALL
+    SELECT u.name, p.merged_into, u.depth + 1
+      FROM up u JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
+     WHERE p.merged_into IS NOT NULL AND u.depth < 16
+), asked AS (
+    SELECT DISTINCT person FROM (SELECT DISTINCT ON (name) at AS person FROM up ORDER BY name, depth DESC) AS ends
+), down AS (
+    SELECT person, person AS owner FROM asked
+    UNION
+    SELECT d.person, p.external_id
+      FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.owner
+), found AS (
+    SELECT d.person, t.shard, t.id FROM down d
+      JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active
+), written AS (
+    INSERT INTO plan_targets (shard, recipient) SELECT DISTINCT shard, id FROM found ON CONFLICT DO NOTHING
+)
+SELECT (SELECT count(*) FROM asked) - (SELECT count(DISTINCT person) FROM found);
+
+-- name: count_users
+-- What `plan_users` would find now (C96: tokenCount is exact).
+WITH RECURSIVE up AS (
+    SELECT u.id AS name, u.id AS at, 0 AS depth FROM unnest($3::text[]) AS u (id)
+    UNION ALL
+    SELECT u.name, p.merged_into, u.depth + 1
+      FROM up u JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
+     WHERE p.merged_into IS NOT NULL AND u.depth < 16
+), down AS (
+    SELECT DISTINCT at AS owner FROM (SELECT DISTINCT ON (name) at FROM up ORDER BY name, depth DESC) AS ends
+    UNION
+    SELECT p.external_id
+      FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.owner
+)
+SELECT count(DISTINCT t.id) FROM down d
+  JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active;
+
+-- name: plan_members
+-- From the devices to the members: a project has far fewer takeovers than devices, so who took over whom is worked out
+-- once. The mark of who was reached spares a second look at the devices.
+WITH RECURSIVE chain AS (
+    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
+      FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into IS NOT NULL
+    UNION ALL
+    SELECT c.name, p.merged_into, c.depth + 1
+      FROM chain c JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16
+), merged AS (
+    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
+), found AS (
+    SELECT t.shard, t.id, m.external_id
+      FROM push_tokens t
+      LEFT JOIN merged g ON g.name = t.user_id
+      JOIN audience_members m ON m.external_id = coalesce(g.person, t.user_id)
+     WHERE t.org_id = $1 AND t.project_id = $2 AND t.is_active
+), written AS (
+    INSERT INTO plan_targets (shard, recipient) SELECT shard, id FROM found ON CONFLICT DO NOTHING
+)
+SELECT (SELECT count(*) FROM audience_members) - (SELECT count(DISTINCT external_id) FROM found);
+
+-- name: known_tokens
+SELECT token FROM push_tokens WHERE org_id = $1 AND token = ANY($2::text[]);
+
+-- name: add_raw
+-- B095: a token that nobody has registered gets a row that no other send will find, so that it has an id in the ledger.
+INSERT INTO push_tokens (org_id, id, project_id, token, platform, owner_since, shard, is_active, registered_at, retired_at,
+                         retired_reason)
+SELECT $1, g.id, $2, g.token, g.platform, now(), g.shard, false, now(), now(), $7
+  FROM unnest($3::uuid[], $4::text[], $5::text[], $6::smallint[]) AS g (id, token, platform, shard)
+ ORDER BY g.token
+ON CONFLICT (org_id, token) DO NOTHING;
+
+-- name: plan_tokens
+WITH written AS (
+    INSERT INTO plan_targets (shard, recipient)
+    SELECT t.shard, t.id FROM push_tokens t
+     WHERE t.org_id = $1 AND t.project_id = $2 AND t.token = ANY($3::text[])
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+)
+SELECT count(*) FROM written;
+
+-- name: rows
+-- What the decision needs of each recipient of a chunk that has no outcome yet, in the library's order of columns. Whose
+-- device it is and what is known of them is read now, not as it was planned.
+WITH RECURSIVE devices AS (
+    SELECT (r.n - 1)::smallint AS position, r.id AS recipient, t.*
+      FROM chunks c
+     CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r (id, n)
+      LEFT JOIN push_tokens t ON t.org_id = c.org_id AND t.id = r.id AND t.project_id = $5::uuid
+     WHERE c.org_id = $1::uuid AND c.send_id = $2::uuid AND c.shard = $3::smallint AND c.seq = $4::integer
+       AND NOT EXISTS (
+           SELECT FROM deliveries d
+            WHERE d.org_id = $1::uuid AND d.send_id = $2::uuid AND d.shard = $3::smallint AND d.seq = $4::integer
+              AND d.position = (r.n - 1)::smallint)
+), chain AS (
+    SELECT u.user_id AS name, u.user_id AS at, 0 AS depth
+      FROM (SELECT DISTINCT user_id FROM devices WHERE user_id IS NOT NULL) AS u
+    UNION ALL
+    SELECT c.name, p.merged_into, c.depth + 1
+      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = c.at
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16
+), owners AS (
+    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
+)
+SELECT v.position, v.recipient, v.platform, v.token, v.subscription, v.environment, v.bundle_id, o.person,
+       coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
+  FROM devices v
+  LEFT JOIN owners o ON o.name = v.user_id
+  LEFT JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = o.person
+ ORDER BY v.position;
+
+-- name: scopes
+-- What placeholders may name of each of these devices' owners (B123); the same look at owners as `rows`.
+WITH RECURSIVE devices AS (
+    SELECT t.id, t.user_id, t.locale, t.timezone FROM push_tokens t
+     WHERE t.org_id = $1 AND t.project_id = $2 AND t.id = ANY($3::uuid[])
+), chain AS (
+    SELECT u.user_id AS name, u.user_id AS at, 0 AS depth
+      FROM (SELECT DISTINCT user_id FROM devices WHERE user_id IS NOT NULL) AS u
+    UNION ALL
+    SELECT c.name, p.merged_into, c.depth + 1
+      FROM chain c JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16
+), owners AS (
+    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
+)
+SELECT v.id, o.person, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
+  FROM devices v
+  LEFT JOIN owners o ON o.name = v.user_id
+  LEFT JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = o.person;

@@ -1,0 +1,174 @@
+"""Devices."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from asyncpg import Record
+
+from sendora import _core
+from sendora.kernel.clock import iso
+from sendora.kernel.errors import Unavailable
+from sendora.kernel.ids import OrgId, ProjectId, TokenId, new_id
+from sendora.kernel.pg import Connection, Database, queries
+from sendora.kernel.wire import Listed, Page
+from sendora.modules.push.model.tokens import Registration, TokenShown
+
+SQL: Final = queries(__file__, "tokens.sql")
+
+RAW: Final = "raw"
+"""`retired_reason` of a row that only a raw send has made (B095)."""
+
+LOGOUT: Final = "logout"
+"""`retired_reason` of a device that was signed out (B086)."""
+
+ROUNDS_MAX: Final = 5
+"""A row that another process inserts between our look and our insert is found in the next round; more rounds than this
+would mean that somebody inserts and deletes it all the time."""
+
+COLLECT_MAX: Final = 10_000
+"""Rows of one bite of the collection: a transaction of well below a second."""
+
+
+class Registering(msgspec.Struct, frozen=True, kw_only=True):
+    """A registration and whose it is."""
+
+    org: OrgId
+    project: ProjectId
+    said: Registration
+
+    @property
+    def key(self) -> tuple[OrgId, str]:
+        return self.org, self.said.token
+
+
+async def upsert(db: Database, wanted: Sequence[Registering]) -> list[TokenShown]:
+    """Register a batch (B082, B083, C36), the answers in its order. Of two registrations of one token the later one
+    meets the row that the earlier one left."""
+    answers: list[TokenShown | None] = [None] * len(wanted)
+    for wave in _waves(wanted):
+        async with db.transaction() as connection:
+            rows = await _upsert_wave(connection, [wanted[index] for index in wave])
+        for index in wave:
+            answers[index] = rows[wanted[index].key]
+    return [answer for answer in answers if answer is not None]
+
+
+async def deactivate(db: Database | Connection, org: OrgId, project: ProjectId, token: TokenId) -> bool:
+    """B086."""
+    return await db.fetchval(SQL.deactivate, org, project, token, LOGOUT) is not None
+
+
+async def listed(
+    db: Database | Connection,
+    org: OrgId,
+    project: ProjectId,
+    users: Sequence[str] | None,
+    is_active: bool | None,
+    page: Page,
+) -> Listed[TokenShown]:
+    rows = await db.fetch(SQL.listed, org, project, users, is_active, page.offset, page.size, RAW)
+    total = rows[0]["total"] if rows else await db.fetchval(SQL.counted, org, project, users, is_active, RAW)
+    return Listed([shown(row) for row in rows], total)
+
+
+async def has_web(db: Database | Connection, org: OrgId, project: ProjectId) -> bool:
+    found: bool = await db.fetchval(SQL.has_web, org, project)
+    return found
+
+
+async def collect(db: Database | Connection, grace_days: int) -> int:
+    """How many rows were deleted; call again while it is COLLECT_MAX."""
+    return int((await db.execute(SQL.collect, grace_days, COLLECT_MAX)).rpartition(" ")[2])
+
+
+async def forget(db: Database | Connection, org: OrgId, project: ProjectId, user_id: str) -> list[UUID]:
+    return [row["id"] for row in await db.fetch(SQL.forget, org, project, user_id)]
+
+
+async def of_person(db: Database | Connection, org: OrgId, project: ProjectId, user_id: str) -> list[TokenShown]:
+    return [shown(row) for row in await db.fetch(SQL.of_person, org, project, user_id)]
+
+
+def shown(row: Record) -> TokenShown:
+    return TokenShown(
+        id=row["id"],
+        token=row["token"],
+        user_id=row["user_id"],
+        platform=row["platform"],
+        is_active=row["is_active"],
+        locale=row["locale"],
+        timezone=row["timezone"],
+        app_version=row["app_version"],
+        environment=row["environment"],
+        bundle_id=row["bundle_id"],
+        registered_at=iso(row["registered_at"]),
+    )
+
+
+def shards(project: ProjectId, persons: Sequence[str]) -> bytes:
+    """The shard of each person, or of each address without one by its own id."""
+    return _core.shards(project.bytes, persons)
+
+
+def _waves(wanted: Sequence[Registering]) -> list[list[int]]:
+    """Indexes in waves: the n-th registration of a token is in the n-th wave."""
+    waves: list[list[int]] = []
+    seen: dict[tuple[OrgId, str], int] = {}
+    for index, one in enumerate(wanted):
+        nth = seen.get(one.key, 0)
+        seen[one.key] = nth + 1
+        if nth == len(waves):
+            waves.append([])
+        waves[nth].append(index)
+    return waves
+
+
+async def _upsert_wave(connection: Connection, wave: Sequence[Registering]) -> dict[tuple[OrgId, str], TokenShown]:
+    done: dict[tuple[OrgId, str], TokenShown] = {}
+    for _ in range(ROUNDS_MAX):
+        missing = [one for one in wave if one.key not in done]
+        if not missing:
+            return done
+        for row in await connection.fetch(SQL.upsert, *_columns(missing), RAW):
+            done[OrgId(row["org_id"]), row["token"]] = shown(row)
+    if len(done) < len(wave):
+        raise Unavailable
+    return done
+
+
+def _columns(batch: Sequence[Registering]) -> list[list[Any]]:
+    ids = [new_id() for _ in batch]
+    placed = _placed(batch, ids)
+    said = [one.said for one in batch]
+    return [
+        [one.org for one in batch],
+        ids,
+        [one.project for one in batch],
+        [one.token for one in said],
+        [one.platform for one in said],
+        [one.keys.p256dh if one.keys else None for one in said],
+        [one.keys.auth if one.keys else None for one in said],
+        [one.user_id for one in said],
+        placed,
+        [one.locale for one in said],
+        [one.timezone for one in said],
+        [one.app_version for one in said],
+        [one.environment for one in said],
+        [one.bundle_id for one in said],
+        [one.reactivate for one in said],
+    ]
+
+
+def _placed(batch: Sequence[Registering], ids: Sequence[UUID]) -> list[int]:
+    """The library hashes the persons of one project at a time."""
+    by_project: dict[ProjectId, list[int]] = {}
+    for index, one in enumerate(batch):
+        by_project.setdefault(one.project, []).append(index)
+    placed = [0] * len(batch)
+    for project, indexes in by_project.items():
+        persons = [batch[index].said.user_id or str(ids[index]) for index in indexes]
+        for index, shard in zip(indexes, shards(project, persons), strict=True):
+            placed[index] = shard
+    return placed

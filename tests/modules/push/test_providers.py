@@ -1,0 +1,125 @@
+"""Credentials: checked, sealed, never shown; the org's one VAPID key pair."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.api import Api
+from tests.make import Make, Org
+from tests.modules.push.conftest import ACCOUNT, APNS, P8, RSA, pem
+
+from sendora.kernel.life import Kernel
+from sendora.kernel.pg import Database
+from sendora.modules import push
+from sendora.modules.push import credentials
+from sendora.modules.push.model.providers import Apns, Fcm
+from sendora.modules.push.model.tokens import decode_key
+
+
+async def test_apns_is_stored_and_shown_without_its_key(api: Api, org: Org, kernel: Kernel, db: Database) -> None:
+    """B022: sealed at rest, and no answer ever holds the key."""
+    put = await api.put("/push/providers/apns", {**APNS, "bundleIds": ["com.example.two"]}, key=org.sk)
+    assert put.status == 200, put
+    shown = put.data["apns"]
+    assert (shown["keyId"], shown["teamId"]) == ("ABC123DEFG", "TEAM123456")
+    assert shown["bundleIds"] == ["com.example.app", "com.example.two"]
+    assert b"PRIVATE KEY" not in put.body
+    assert (await api.get("/push/providers", key=org.sk)).data == put.data
+    sealed = await db.fetchval("SELECT sealed FROM push_providers WHERE org_id = $1", org.id)
+    assert b"PRIVATE" not in sealed
+    found = await credentials.find(kernel, org.id, org.project, "apns")
+    assert found is not None and isinstance(found.secret, Apns) and found.secret.p8 == P8
+
+
+@pytest.mark.rule("B091")
+async def test_the_fcm_project_comes_from_the_file(api: Api, org: Org, kernel: Kernel) -> None:
+    """B091."""
+    put = await api.put("/push/providers/fcm", {"serviceAccount": ACCOUNT}, key=org.sk)
+    assert put.data["fcm"]["projectId"] == "shop-1234", put
+    assert b"PRIVATE KEY" not in put.body
+    found = await credentials.find(kernel, org.id, org.project, "fcm")
+    assert found is not None and isinstance(found.secret, Fcm) and found.secret.private_key == RSA
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"p8Key": "not a key"}, "p8Key"),
+        ({"p8Key": pem(ec.generate_private_key(ec.SECP384R1()))}, "p8Key"),
+        ({"p8Key": RSA}, "p8Key"),
+        ({"keyId": "short"}, "keyId"),
+        ({"teamId": "WITH-DASH1"}, "teamId"),
+        ({"bundleId": None}, "bundleId"),
+        ({"bundleId": "a b"}, "bundleIds"),
+        ({"environment": "staging"}, "environment"),
+        ({"certificate": "x"}, "certificate"),
+        ({"projectId": str(uuid4())}, "projectId"),
+    ],
+)
+async def test_what_is_no_apns_credential(api: Api, org: Org, said: dict[str, object], field: str) -> None:
+    """Refused when it is stored, so that no send finds out."""
+    refused = await api.put("/push/providers/apns", {**APNS, **said}, key=org.sk)
+    assert field in refused.fields, refused
+    assert (await api.get("/push/providers", key=org.sk)).data["apns"] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"private_key": P8}, "serviceAccount.private_key"),
+        ({"private_key": None}, "serviceAccount.private_key"),
+        ({"project_id": "../other"}, "serviceAccount.project_id"),
+        ({"client_email": 7}, "serviceAccount.client_email"),
+        ({"token_uri": "http://169.254.169.254/token"}, "serviceAccount.token_uri"),
+        ({"token_uri": "https://oauth2.googleapis.com/token?x"}, "serviceAccount.token_uri"),
+        ({"type": "authorized_user"}, "serviceAccount.type"),
+    ],
+)
+async def test_what_is_no_fcm_credential(api: Api, org: Org, said: dict[str, object], field: str) -> None:
+    """A client's file names the token endpoint: only a known one is ever dialled."""
+    refused = await api.put("/push/providers/fcm", {"serviceAccount": {**ACCOUNT, **said}}, key=org.sk)
+    assert field in refused.fields, refused
+
+
+async def test_credentials_are_an_admins(api: Api, org: Org, make: Make) -> None:
+    """Scope and role both count (C21); another org sees nothing."""
+    editor = await make.key(org, scopes=("push:read", "push:write"), role="EDITOR")
+    for answer in (
+        await api.get("/push/providers", key=editor),
+        await api.put("/push/providers/apns", APNS, key=editor),
+        await api.delete("/push/providers/apns", key=editor),
+    ):
+        assert (answer.status, answer.code) == (403, "FORBIDDEN")
+    await api.put("/push/providers/apns", APNS, key=org.sk)
+    other = await make.org()
+    assert (await api.get("/push/providers", key=other.sk)).data == {"apns": None, "fcm": None, "vapid": None}
+    gone = await api.delete("/push/providers/apns", key=org.sk)
+    assert (gone.status, gone.data) == (200, {"provider": "apns", "removed": True})
+    again = await api.delete("/push/providers/apns", key=org.sk)
+    assert again.status == 404
+    assert (await api.delete("/push/providers/nothing", key=org.sk)).status == 404
+
+
+@pytest.mark.rule("B090", "C42")
+async def test_one_vapid_key_pair_for_an_org(api: Api, org: Org, db: Database) -> None:
+    """B090, C42: made by the first call, however many come at once; a public key may ask."""
+    answers = await asyncio.gather(*(api.get("/push/vapid", key=org.pk) for _ in range(10)))
+    keys = {answer.data["publicKey"] for answer in answers}
+    assert len(keys) == 1
+    point = decode_key(keys.pop(), 65)
+    assert point is not None and point[0] == 4
+    assert await db.fetchval("SELECT count(*) FROM push_providers WHERE org_id = $1", org.id) == 1
+    assert b"private" not in answers[0].body.lower()
+
+
+async def test_the_operator_can_examine_all_credentials(api: Api, org: Org, kernel: Kernel, db: Database) -> None:
+    """`sendora doctor`: each opens under the vault's key, or is named."""
+    await api.put("/push/providers/apns", APNS, key=org.sk)
+    opened, broken = await push.examine_credentials(kernel)
+    assert opened >= 1 and str(org.id) not in str(broken)
+    await db.execute("UPDATE push_providers SET id = $2 WHERE org_id = $1", org.id, uuid4())
+    again, broken = await push.examine_credentials(kernel)
+    assert again == opened - 1
+    assert f"apns of project {org.project} of org {org.id}" in broken
+    await db.execute("DELETE FROM push_providers WHERE org_id = $1", org.id)
