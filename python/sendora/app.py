@@ -1,0 +1,72 @@
+"""The composition root: the rooms in reading order, put onto the floors. Imported by the command alone.
+
+Nothing registers itself: a room is one word in MODULES. What a floor needs of a room it declares as a protocol, and it
+is handed in here: `orgs.authenticate` to HTTP, the channels to delivery, `audiences` to the answers about a person.
+
+Which role runs what:
+
+    api         the routes of all rooms
+    worker      the readers of the log and of outcomes, the answers over NATS, the planner, the accountant
+    dispatch    the chunks of the shards that it holds
+    scheduler   sends that are due, the rooms' jobs, the safety poll
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from sendora.delivery.account import accountant
+from sendora.delivery.channel import Channel
+from sendora.delivery.dispatch import dispatcher
+from sendora.delivery.lanes import PlainLanes
+from sendora.delivery.plan import planner
+from sendora.delivery.rescue import rescuer
+from sendora.delivery.schedule import scheduler as due_sends
+from sendora.kernel.bus import Answering, StageRunner
+from sendora.kernel.config import Settings, load
+from sendora.kernel.http import build_app
+from sendora.kernel.jobs import JobRunner
+from sendora.kernel.life import open_kernel, run_services
+from sendora.kernel.limits import Idempotency
+from sendora.kernel.module import Job, Module
+from sendora.modules import audiences, events, orgs, profiles, push
+
+MODULES: Final[Sequence[Module]] = (orgs.module, profiles.module, events.module, audiences.module, push.module)
+
+CHANNELS: Final[dict[str, Channel]] = {
+    module.channel.name: module.channel for module in MODULES if module.channel is not None
+}
+
+SWEEP: Final = Job(name="idempotency.sweep", every_s=600.0, run=lambda kernel: Idempotency(kernel.db).sweep())
+"""Forgets the idempotency keys that have expired; they belong to no room."""
+
+
+def api() -> Any:
+    """The ASGI callable, as Granian's worker process makes it."""
+    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of)
+    return build_app(partial(open_kernel, load()), MODULES, orgs.authenticate)
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document; opens nothing."""
+    built = build_app(partial(open_kernel, Settings()), MODULES, orgs.authenticate)
+    schema: dict[str, Any] = built.litestar.openapi_schema.to_schema()
+    return schema
+
+
+async def worker(settings: Settings) -> None:
+    async with open_kernel(settings) as kernel:
+        readers = [StageRunner(kernel, consumer) for module in MODULES for consumer in module.consumers]
+        answers = [Answering(kernel, answer) for module in MODULES for answer in module.answers]
+        await run_services(kernel, [*readers, *answers, planner(kernel, CHANNELS), accountant(kernel, CHANNELS)])
+
+
+async def dispatch(settings: Settings, shards: str) -> None:
+    async with open_kernel(settings) as kernel, PlainLanes(kernel) as lanes:
+        await run_services(kernel, [dispatcher(kernel, CHANNELS, lanes, shards)])
+
+
+async def scheduler(settings: Settings) -> None:
+    async with open_kernel(settings) as kernel:
+        jobs = [JobRunner(kernel, job) for job in (SWEEP, *(job for module in MODULES for job in module.jobs))]
+        await run_services(kernel, [due_sends(kernel), rescuer(kernel), *jobs])
