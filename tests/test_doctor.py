@@ -4,11 +4,18 @@ import msgspec
 import pytest
 
 from sendora.doctor import examine
-from sendora.kernel.config import Settings
+from sendora.kernel.config import Postgres, Settings
+from sendora.kernel.pg import migrate
 
 
-async def test_everything_is_well(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert await examine(settings) == 0
+async def test_everything_is_well(
+    settings: Settings, fresh_database: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = msgspec.structs.replace(settings, postgres=fresh_database)
+    assert await examine(own) == 1
+    assert "run `sendora migrate`" in capsys.readouterr().out
+    await migrate(fresh_database)
+    assert await examine(own) == 0
     said = capsys.readouterr().out
     for name in ("library", "vault", "postgres", "migrations", "clock", "nats", "redis", "credentials"):
         assert name in said
