@@ -8,6 +8,7 @@ check failed.
 
 import asyncio
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -61,6 +62,7 @@ async def run(keep: bool, dispatchers: int, folder: Path | None, repeat: int = 1
     # Wide enough for the tables where the output is no terminal.
     console = Console(width=None if sys.stdout.isatty() else 120)
     began = time.monotonic()
+    temporary = folder is None
     if folder is None:
         # The embedded PostgreSQL may run as a user of its own, who must be able to pass through the folder.
         folder = Path(tempfile.mkdtemp(prefix="sendora-demo-"))
@@ -78,10 +80,13 @@ async def run(keep: bool, dispatchers: int, folder: Path | None, repeat: int = 1
             if repeat > 1:
                 used = ", ".join(f"{role.name} {role.memory_mb:.0f}" for role in cluster.roles.values())
                 console.print(f"   memory after run {number + 1}, MB: {used}")
+        print(json.dumps({"demo": "failed" if failed else "ok", **result}), flush=True)
         if keep:
             story.invite()
             await _until_interrupted()
-    print(json.dumps({"demo": "failed" if failed else "ok", **result}))
+    if temporary and not failed:
+        # What failed is left to be looked at.
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     return 1 if failed else 0
 
 
