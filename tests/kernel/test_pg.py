@@ -74,7 +74,9 @@ async def test_copy_in_and_out_carry_bytes(own: Database) -> None:
         sent = await copy_out(
             connection, "SELECT * FROM copied WHERE (doc ->> 'n')::int <= $1::int", 3_000, sink=pieces.append
         )
-        assert (sent, len(pieces) > 1) == (3_000, True)
+        # Into how many pieces they are cut is up to the network.
+        assert sent == 3_000
+        assert pieces
         await connection.execute("CREATE TEMP TABLE again (LIKE copied) ON COMMIT DROP")
         assert await copy_in(connection, "again", ["id", "at", "doc"], b"".join(pieces)) == 3_000
         both = "SELECT count(*) FROM (SELECT * FROM copied INTERSECT SELECT * FROM again) both_have"
