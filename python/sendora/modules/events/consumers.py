@@ -49,7 +49,8 @@ REFUSED: Final = (
 
 
 async def store_events(kernel: Kernel, messages: list[Message]) -> None:
-    for month in (await asyncio.to_thread(_batch, messages)).months():
+    batch = await asyncio.to_thread(_batch, messages)
+    for month in batch.months():
         # Committed on its own: another process's storer must not wait for this batch to find its partition.
         await pg.partition(kernel.db, "events", month)
     async with kernel.db.transaction() as connection:
@@ -57,7 +58,10 @@ async def store_events(kernel: Kernel, messages: list[Message]) -> None:
         fresh = unread(messages, position)
         if not fresh:
             return
-        counts = await _Storing(kernel, connection, fresh).run()
+        if len(fresh) < len(messages):
+            # Some came a second time, after a crash or a late acknowledgement.
+            batch = await asyncio.to_thread(_batch, fresh)
+        counts = await _Storing(kernel, connection, fresh, batch).run()
         await advance_position(connection, STORER, fresh[-1].position)
     for _, project, accepted, stored, duplicate, bad in counts:
         label = str(UUID(bytes=project))
@@ -80,11 +84,11 @@ def _batch(frames: Sequence[Message]) -> EventBatch:
 class _Storing:
     """One transaction's work, with what it has found out so far."""
 
-    def __init__(self, kernel: Kernel, connection: Connection, frames: Sequence[Message]) -> None:
+    def __init__(self, kernel: Kernel, connection: Connection, frames: Sequence[Message], batch: EventBatch) -> None:
         self._kernel = kernel
         self._connection = connection
         self._frames = frames
-        self._batch = _batch(frames)
+        self._batch = batch
         self._keys = self._batch.keys()
         self._duplicates: list[int] = []
         self._bad: list[int] = []
