@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import Final
 
-NAMES: Final = ("ingest",)
+NAMES: Final = ("ingest", "broadcast", "fairness")
 
 
 def main() -> int:

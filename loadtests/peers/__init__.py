@@ -1,0 +1,1 @@
+"""What the figures are compared with, where a peer is more than a call of a library."""
