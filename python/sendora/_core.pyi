@@ -201,6 +201,27 @@ class Decided:
     def stays(self) -> list[tuple[int, bytes, str | None, str, str, int | None, str | None]]:
         """(position, recipient, user_id, state, reason, due_ms, variant key); due_ms only for state "deferred"."""
 
+# -- how recipients ended -------------------------------------------------------------------------------------------
+
+@final
+class Ended:
+    """What some chunks have brought to an end, for the log and for the counters."""
+
+    def __init__(self, chunks: Sequence[tuple[bytes, bytes, bytes, int, int]], rows: bytes) -> None:
+        """chunks: (org, project, send, shard, seq). rows (pgcopy, in any order): place of the chunk in that list, from
+        1, int8; recipient uuid, user_id text, state text, reason text, variant text, provider text, provider_id text,
+        attempt int2, repeated bool, at timestamptz."""
+    def messages(self) -> list[tuple[int, bytes]]:
+        """(place from 0, JSON of `delivery.account.Outcomes`) of each chunk that has rows."""
+    def counts(self) -> list[tuple[bytes, bytes, int, str, str, str, int, int]]:
+        """(org, send, days since 1970, state, reason, variant, n, repeated), sorted; reason and variant "" for none."""
+
+def address_health(
+    messages: Sequence[bytes], retiring: Sequence[str]
+) -> list[tuple[bytes, bytes, str, int, list[tuple[bytes, str, str | None, int]]]]:
+    """What messages of `Ended` say of addresses, one row for each (org, project, provider): how many were accepted, and
+    (recipient, reason, provider_id, at_ms) of those that were rejected for one of the retiring reasons."""
+
 # -- buckets and signatures ------------------------------------------------------------------------------------------
 
 def buckets(test_id: str, user_ids: Sequence[str]) -> bytes:

@@ -40,7 +40,7 @@ PROGRESS: Final = 100
 
 COLUMNS: Final = (
     "org_id", "send_id", "shard", "seq", "position", "recipient", "user_id", "state", "reason", "variant",
-    "provider_id", "attempt", "repeated", "at",
+    "provider", "provider_id", "attempt", "repeated", "at",
 )  # fmt: skip
 
 
@@ -317,6 +317,7 @@ def _row(chunk: Chunk, outcome: Outcome, at: datetime) -> tuple[Any, ...]:
         outcome.state,
         _text(outcome.reason),
         _text(outcome.variant),
+        outcome.provider,
         _text(outcome.provider_id),
         chunk.attempt,
         outcome.repeated,

@@ -5,11 +5,13 @@
 //!
 //! In the order in which a message meets them: [`json`] and [`check`] judge what a client sent, [`record`] is what
 //! stands in the log, [`store`] and [`people`] turn the log into rows, [`rules`] decides who is in an audience,
-//! [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`sign`] signs what goes to webhooks.
+//! [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`lifecycle`] tells what became of it,
+//! [`sign`] signs what goes to webhooks.
 
 pub mod bucket;
 pub mod check;
 pub mod json;
+pub mod lifecycle;
 pub mod people;
 pub mod pgcopy;
 pub mod policy;

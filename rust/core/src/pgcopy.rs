@@ -125,6 +125,12 @@ impl<'a> Row<'a> {
             .transpose()
     }
 
+    pub fn big(&self, field: usize) -> Result<Option<i64>, Broken> {
+        self.bytes(field)
+            .map(|bytes| bytes.try_into().map(i64::from_be_bytes).map_err(|_| Broken("an int8 has 8 bytes")))
+            .transpose()
+    }
+
     pub fn boolean(&self, field: usize) -> Result<Option<bool>, Broken> {
         match self.bytes(field) {
             None => Ok(None),

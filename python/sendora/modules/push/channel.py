@@ -45,6 +45,7 @@ from sendora.modules.push.parts import (
     Posted,
     Transport,
     Verdict,
+    provider_of,
 )
 from sendora.modules.push.personal import Personal
 from sendora.modules.push.store import content as content_store
@@ -193,6 +194,7 @@ class PushSending:
             state="accepted" if verdict.state == "accepted" else "rejected",
             reason=verdict.reason,
             variant=posted.variant,
+            provider=provider_of(call.lane),
             provider_id=verdict.provider_id,
         )
 
@@ -364,6 +366,7 @@ class PushSending:
             state="deferred",
             reason=reason,
             variant=posted.variant,
+            provider=provider_of(posted.lane),
             provider_id=provider_id,
             due_at=from_millis(now_ms + int(wait * 1_000)),
             counted=counted,
