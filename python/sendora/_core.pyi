@@ -142,7 +142,19 @@ class Evaluation:
     def count(self) -> int: ...
     def members(self) -> bytes:
         """pgcopy with one column, external_id text, sorted."""
+    def page(self, offset: int, size: int) -> list[str]:
+        """A page of the same."""
+    def split(self, project: bytes) -> Split:
+        """The same people by shard of the dispatch cluster."""
     def contains(self, external_id: str) -> bool: ...
+
+@final
+class Split:
+    """Members of an audience, cut by shard as `shards` cuts; its length is the number of all of them."""
+
+    def __len__(self) -> int: ...
+    def of(self, shard: int) -> bytes:
+        """pgcopy with one column, external_id text, in no order."""
 
 # -- deciding and rendering ------------------------------------------------------------------------------------------
 

@@ -80,6 +80,9 @@ CREATE TEMPORARY TABLE plan_targets (
     PRIMARY KEY (shard, recipient)
 );
 
+-- name: clear_targets
+TRUNCATE plan_targets;
+
 -- name: drop_targets
 DROP TABLE IF EXISTS pg_temp.plan_targets;
 

@@ -237,8 +237,7 @@ pub fn health<'m>(
 ) -> Result<BTreeMap<(Id, Id, String), Health>, Broken> {
     let mut found: BTreeMap<(Id, Id, String), Health> = BTreeMap::new();
     for message in messages {
-        let message: Message<'_> =
-            serde_json::from_slice(message).map_err(|_| Broken("not a message of outcomes"))?;
+        let message: Message<'_> = serde_json::from_slice(message).map_err(|_| Broken("not a message of outcomes"))?;
         let (org, project) = (message.org.into_bytes(), message.project.into_bytes());
         let mut here: HashMap<&str, Health> = HashMap::new();
         for outcome in &message.outcomes {

@@ -79,7 +79,7 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::audiences::{Evaluation, Rule};
+    use super::audiences::{Evaluation, Rule, Split};
     #[pymodule_export]
     use super::events::{Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, profile_record};
     #[pymodule_export]
