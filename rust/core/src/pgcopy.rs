@@ -24,6 +24,24 @@ impl Writer {
         Self { out }
     }
 
+    /// Rows alone, for a stream whose header and trailer somebody else writes.
+    pub fn rows_only() -> Self {
+        Self { out: Vec::new() }
+    }
+
+    /// What was written so far.
+    pub fn written(&self) -> &[u8] {
+        &self.out
+    }
+
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
     pub fn row(&mut self, fields: u16) {
         self.out.extend_from_slice(&fields.to_be_bytes());
     }

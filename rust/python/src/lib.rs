@@ -8,6 +8,7 @@
 mod audiences;
 mod events;
 mod sends;
+mod wire;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -83,6 +84,11 @@ mod _core {
     use super::events::{Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, profile_record};
     #[pymodule_export]
     use super::sends::{Caps, Decided, Note, Template};
+    #[pymodule_export]
+    use super::wire::{
+        OutcomeBatch, Parcels, Wire, encrypt_webpush, read_answer, retry_after_s, rule_answered, rule_unanswered,
+        rule_unsent, settle,
+    };
     #[pymodule_export]
     use super::{buckets, check_json, hmac_sha256, shards, simulate};
 
