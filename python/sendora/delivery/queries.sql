@@ -240,8 +240,11 @@ UPDATE plan_positions p SET seq = p.seq + w.n
 RETURNING p.org_id, p.send_id, p.shard, p.seq - w.n AS first;
 
 -- name: insert_chunk
+-- $8: the recipients' ids behind one another.
 INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, repeated, recipients, due_at)
-VALUES ($1, $2, $3, $4, $5, false, $6, $7, $8, $9);
+VALUES ($1, $2, $3, $4, $5, false, $6, $7,
+        ARRAY(SELECT encode(substr($8::bytea, n * 16 + 1, 16), 'hex')::uuid
+                FROM generate_series(0, length($8::bytea) / 16 - 1) AS n ORDER BY n), $9);
 
 -- name: move_marks
 -- Marks only rise. `wait_s` puts a chunk back into the queue. Who puts it back through no fault of the chunk, or has

@@ -5,7 +5,7 @@
 //! once on its way out and once on its way to whoever retires addresses.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 
 use serde::Deserialize;
@@ -233,7 +233,7 @@ struct Outcome<'a> {
 /// outcome that no provider was asked about, or whose provider is not known, says nothing here.
 pub fn health<'m>(
     messages: impl Iterator<Item = &'m [u8]>,
-    retiring: &HashSet<String>,
+    retiring: &BTreeSet<String>,
 ) -> Result<BTreeMap<(Id, Id, String), Health>, Broken> {
     let mut found: BTreeMap<(Id, Id, String), Health> = BTreeMap::new();
     for message in messages {
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(value["outcomes"][1]["at"], "1970-01-02T00:00:00.000Z");
         assert_eq!(value["outcomes"].as_array().unwrap().len(), 3);
 
-        let retiring = HashSet::from(["Unregistered".to_owned()]);
+        let retiring = BTreeSet::from(["Unregistered".to_owned()]);
         let found = health(ended.messages().iter().map(|(_, text)| text.as_bytes()), &retiring).unwrap();
         let mine = &found[&([1; 16], [9; 16], "apns".to_owned())];
         assert_eq!((mine.accepted, mine.dead.len(), mine.dead[0].at_ms), (0, 1, DAY_MS));
@@ -322,6 +322,6 @@ mod tests {
             let one = Chunk { org: [0; 16], project: [0; 16], send: [0; 16], shard: 0, seq: 0 };
             assert!(Ended::new(&[one], &writer.finish()).is_err());
         }
-        assert!(health([b"{}".as_slice()].into_iter(), &HashSet::new()).is_err());
+        assert!(health([b"{}".as_slice()].into_iter(), &BTreeSet::new()).is_err());
     }
 }

@@ -9,6 +9,7 @@ mod audiences;
 mod events;
 mod lifecycle;
 mod sends;
+mod wire;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -86,6 +87,11 @@ mod _core {
     use super::lifecycle::{Ended, address_health};
     #[pymodule_export]
     use super::sends::{Caps, Decided, Note, Template};
+    #[pymodule_export]
+    use super::wire::{
+        OutcomeBatch, Parcels, Wire, copy_outcomes, encrypt_webpush, read_answer, retry_after_s, rule_answered,
+        rule_unanswered, rule_unsent, settle,
+    };
     #[pymodule_export]
     use super::{buckets, check_json, hmac_sha256, shards, simulate};
 

@@ -1,6 +1,6 @@
 //! How recipients ended, on its way to the log and back.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -69,7 +69,7 @@ pub fn address_health<'py>(
         Vec<(Bound<'py, PyBytes>, String, Option<String>, i64)>,
     )>,
 > {
-    let retiring: HashSet<String> = retiring.into_iter().collect();
+    let retiring: BTreeSet<String> = retiring.into_iter().collect();
     let found = py.detach(|| lifecycle::health(messages.iter().map(|message| &message[..]), &retiring));
     let rows = found.map_err(broken)?.into_iter().map(|((org, project, provider), health)| {
         let dead = health.dead.into_iter();

@@ -291,8 +291,7 @@ class PushSending:
                 body = apns.payload(parts, address)
                 if len(body) > apns.PAYLOAD_MAX:
                     return TOO_LARGE
-                url = urls.apns_sandbox_url if environment == "sandbox" else urls.apns_production_url
-                lane = f"apns:{id_}:{environment}"
+                url, lane = apns.url(urls, environment), apns.lane(id_, environment)
                 if halted := self._process.halts.reason(self._send.id, lane):
                     return halted
                 return apns.build(parts, address, secret, url=url, lane=lane, bearer=token, now_s=now_s, body=body)
@@ -300,7 +299,7 @@ class PushSending:
                 built = fcm.message(parts, address)
                 if fcm.size(built) > fcm.PAYLOAD_MAX:
                     return TOO_LARGE
-                lane = f"fcm:{id_}"
+                lane = fcm.lane(id_)
                 if halted := self._process.halts.reason(self._send.id, lane):
                     return halted
                 return fcm.build(
