@@ -300,8 +300,8 @@ class OutcomeBatch:
             ]
         ],
     ) -> None:
-        """(position, recipient, user_id, variant, provider, ruling) of each; ruling: (state, reason, provider_id, due_ms,
-        repeated, counted). Texts are cut at 500 characters and lose U+0000."""
+        """(position, recipient, user_id, variant, provider, ruling) of each, ruling as `settle` gives it. Texts are cut
+        at 500 characters and lose U+0000."""
     def __len__(self) -> int: ...
     def counts(self) -> list[tuple[str, str, int]]:
         """(state, reason or "", how many)."""
