@@ -86,8 +86,8 @@ mod _core {
     use super::sends::{Caps, Decided, Note, Template};
     #[pymodule_export]
     use super::wire::{
-        OutcomeBatch, Parcels, Wire, encrypt_webpush, read_answer, retry_after_s, rule_answered, rule_unanswered,
-        rule_unsent, settle,
+        OutcomeBatch, Parcels, Prover, Wire, encrypt_webpush, read_answer, retry_after_s, rule_answered,
+        rule_unanswered, rule_unsent, settle,
     };
     #[pymodule_export]
     use super::{buckets, check_json, hmac_sha256, shards, simulate};

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::PyBytes;
 use sendora_core::outcome::{self, Outcome, State};
-use sendora_core::providers::{Transport, answer, webpush, wire};
+use sendora_core::providers::{Transport, answer, vapid, webpush, wire};
 use sendora_core::retry::{self, Terms};
 
 use crate::sends::Decided;
@@ -20,8 +21,25 @@ pub struct Wire(pub(crate) wire::Wire);
 #[pymethods]
 impl Wire {
     #[new]
-    fn new(spec: &[u8]) -> PyResult<Self> {
-        wire::Wire::new(spec).map(Self).map_err(refused)
+    #[pyo3(signature = (spec, prover=None))]
+    fn new(spec: &[u8], prover: Option<&Prover>) -> PyResult<Self> {
+        wire::Wire::new(spec, prover.map(|prover| Arc::clone(&prover.0))).map(Self).map_err(refused)
+    }
+}
+
+#[pyclass(frozen)]
+pub struct Prover(pub(crate) Arc<vapid::Prover>);
+
+#[pymethods]
+impl Prover {
+    #[new]
+    fn new(key: &[u8], subject: &str) -> PyResult<Self> {
+        vapid::Prover::new(key, subject).map(|prover| Self(Arc::new(prover))).map_err(refused)
+    }
+
+    fn proof(&self, origin: &str, now_s: i64) -> PyResult<String> {
+        let proof = self.0.proof(origin, now_s);
+        proof.map(|proof| proof.as_ref().to_owned()).map_err(|_| PyValueError::new_err("no randomness"))
     }
 }
 
@@ -88,10 +106,6 @@ impl Parcels {
         refused
             .map(|(call, refusal)| (calls[*call as usize].position, refusal.ruling(0).state.name(), refusal.reason()))
             .collect()
-    }
-
-    fn unproven(&self) -> Vec<String> {
-        self.sorted.unproven(&self.wire.get().0).map(str::to_owned).collect()
     }
 }
 
