@@ -65,12 +65,7 @@ impl Parcels {
         self.sorted.parcels.len()
     }
 
-    #[expect(clippy::type_complexity, reason = "the tuples of the contract")]
-    fn requests<'py>(
-        &'py self,
-        py: Python<'py>,
-        now_s: i64,
-    ) -> PyResult<(Vec<Built<'py>>, Vec<(i16, &'static str, String)>)> {
+    fn requests<'py>(&'py self, py: Python<'py>, now_s: i64) -> (Vec<Built<'py>>, Vec<(i16, &'static str, String)>) {
         let (wire, decided) = (&self.wire.get().0, &self.decided.get().0);
         let built: Vec<_> = py.detach(|| {
             let parcels = self.sorted.parcels.iter();
@@ -97,7 +92,7 @@ impl Parcels {
                 }
             }
         }
-        Ok((requests, failed))
+        (requests, failed)
     }
 
     fn refused(&self) -> Vec<(i16, &'static str, &str)> {
@@ -110,10 +105,10 @@ impl Parcels {
 }
 
 #[pyfunction]
-pub fn encrypt_webpush<'py>(
-    py: Python<'py>,
+pub fn encrypt_webpush(
+    py: Python<'_>,
     batch: Vec<(PyBackedBytes, PyBackedStr, PyBackedStr)>,
-) -> Vec<Option<Bound<'py, PyBytes>>> {
+) -> Vec<Option<Bound<'_, PyBytes>>> {
     let random = webpush::SystemRandom::new();
     let sealed: Vec<_> = py.detach(|| {
         let messages = batch.iter();
