@@ -212,6 +212,49 @@ def hmac_sha256(key: bytes, bodies: Sequence[bytes]) -> list[bytes]:
 def shards(project: bytes, persons: Sequence[str]) -> bytes:
     """The top 6 bits of xxh64(project || person in UTF-8, seed 0), one byte each."""
 
+# -- lanes -----------------------------------------------------------------------------------------------------------
+
+@final
+class Lanes:
+    """Connections to providers (`rust/lanes`), driven by threads of their own.
+
+    Replies of all batches come back through one queue: `fileno` becomes readable when it turns non-empty, and `drain`
+    takes everything.
+    """
+
+    def __init__(self, config: str) -> None:
+        """JSON in camelCase, see `rust/lanes/src/settings.rs`. ValueError, or OSError without threads or trust."""
+    def fileno(self) -> int: ...
+    def batch(self, id: int, class_: str, tenant: bytes) -> LaneBatch:
+        """Closed until it is given a deadline."""
+    def drain(self) -> list[tuple[int, list[tuple[int, str, int, dict[str, str], bytes, str]]]]:
+        """(batch, [(position, fate, status, headers, body, detail)]); once for each call."""
+    def drain_all(self) -> None:
+        """No request leaves any more; what waits is `unsent`."""
+    def held_s(self, lane: str) -> float: ...
+    def limit(self, lane: str) -> int:
+        """Requests that may be on the lane at a time; 1 until its credential has been accepted."""
+    def grant(self, lane: str, tokens: int) -> None:
+        """From now on the lane sends only what it is granted; this adds so many requests."""
+    def wanted(self, lane: str) -> int:
+        """Requests that wait on the lane."""
+    def stats(self) -> tuple[list[tuple[str, int, int]], list[tuple[str, list[int], float]]]:
+        """Since the last call: [(provider, status, requests)], [(provider, requests by bucket of seconds, sum)]."""
+    def standing(self) -> list[tuple[str, int, bool]]:
+        """(provider, open connections, held) of each lane."""
+    def close(self) -> None:
+        """What is on the wire is `unknown`, what waits `unsent`; both can be drained afterwards."""
+
+@final
+class LaneBatch:
+    """The calls of one chunk: they share a class, a tenant and a deadline."""
+
+    def deadline(self, seconds: float) -> None:
+        """From now, on a clock that goes on while the machine sleeps; asked right before each request."""
+    def stop(self) -> None: ...
+    def submit(self, calls: Sequence[tuple[int, str, str, Sequence[tuple[str, str]], bytes]]) -> None:
+        """(position, lane, url, headers, body)"""
+
 # -- simulator -------------------------------------------------------------------------------------------------------
 
 def simulate(config: str) -> None:

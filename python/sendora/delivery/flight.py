@@ -137,6 +137,12 @@ class Flight:
             and self._desk.kernel.clock.now() < self._send.expires_at
         )
 
+    def open_s(self) -> float:
+        if not self.open():
+            return 0.0
+        left_s = self._desk.shards.left_s(self.chunk.shard, self._epoch)
+        return min(left_s, (self._send.expires_at - self._desk.kernel.clock.now()).total_seconds())
+
     async def again(self, call: Call, reply: Reply) -> Call | None:
         """Built anew once for all calls of the chunk on this lane. Those of other lanes stay as they are: whether their
         credential has expired as well is theirs to find out."""

@@ -244,6 +244,10 @@ class Dispatch(Section, frozen=True, kw_only=True):
             description="HTTP/2 connections of a lane. APNs allows about 1,000 streams on each; more mostly adds TLS.",
         ),
     ] = 2
+    lanes: Annotated[
+        Literal["native", "plain"],
+        Meta(description="Who holds the connections to providers: Rust, or httpx, which is slower and does less."),
+    ] = "native"
 
 
 class Log(Section, frozen=True, kw_only=True):

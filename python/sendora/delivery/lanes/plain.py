@@ -1,32 +1,39 @@
-"""The seam to providers: a whole decided chunk crosses it, and outcomes come back.
+"""The plain implementation of the seam, over httpx; the other one's oracle.
 
-A lane is (provider credential, environment), or the origin of a Web Push endpoint; its name comes with each call.
-Lanes own connections and know nothing of chunks' history, leases or the ledger: before bytes leave they ask the
-`Gate`, and it says how many recipients may go and whether the lease still lasts.
-
-`PlainLanes` is the plain implementation over httpx. What it reports errs to one side only: `unsent` is proved (the
-connection never stood, or the request was never handed to it); anything that broke later is `unknown`, because bytes
-may have left (reliability.md 2.1). httpcore itself repeats a request that a GOAWAY's last stream id proves unread; a
-REFUSED_STREAM looks like any other reset to it and is `unknown` here.
-
-A lane promises places before the gate is asked: at most twice as many as it may have on the wire. So a provider that is
-slow, silent, or that answers one request at a time holds a small part of the worker's window, and not what the
-lanes of others could use.
+What it reports errs to one side only: `unsent` is proved (the connection never stood, or the request was never handed
+to it); anything that broke later is `unknown`, because bytes may have left (reliability.md 2.1). httpcore itself
+repeats a request that a GOAWAY's last stream id proves unread; a REFUSED_STREAM looks like any other reset to it and is
+`unknown` here.
 """
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
 import msgspec
 
 from sendora.delivery import failpoint
 from sendora.delivery.fair import Window
-from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Outcome, Reply
+from sendora.delivery.lanes.seam import (
+    ANSWER_S,
+    BREAKER_FAILURES,
+    BREAKER_S,
+    CALL_S,
+    CONNECT_S,
+    IDLE_S,
+    LANES_MAX,
+    PROMISED,
+    SLICE,
+    UNAUTHORIZED,
+    Gate,
+    promised,
+    provider_of,
+)
+from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Reply
 from sendora.kernel.clock import millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.outbound import BlockedAddress, read_body
@@ -37,72 +44,21 @@ if TYPE_CHECKING:
     from sendora.delivery.channel import Sending
     from sendora.kernel.life import Kernel
 
-SLICE: Final = 256
-"""Recipients that one move of the mark covers at most: a chunk starts before the window has room for all of it."""
-
-PROMISED: Final = 2
-"""Calls that may be admitted for a lane, in calls that may be on it: while some are on the wire the next are marked."""
-
 STREAMS: Final = 100
 """Requests at a time on one connection: httpcore's own ceiling, below what providers announce."""
-
-CONNECT_S: Final = 5.0
-ANSWER_S: Final = 10.0
-"""A provider that is silent for so long has an `unknown` call (F-V6)."""
-
-CALL_S: Final = 12.0
-"""From the first byte to the last, whatever drips in between; within the time that a draining process has."""
-
-BREAKER_FAILURES: Final = 10
-"""Calls in a row without any answer; a few are one bad token or one lost connection."""
-
-BREAKER_S: Final = 5.0
-"""How long a lane that does not answer is left alone; then one request tries it."""
-
-LANES_MAX: Final = 256
-"""Web Push has as many origins as browsers have vendors; clients can make up more."""
 
 WEB_PUSH: Final = "webpush"
 """Lanes of this provider are one origin each: they share a client, whose pool holds a connection for each origin and
 closes idle ones."""
 
-IDLE_S: Final = 300.0
-"""A lane that nobody used in so long gives its connections back."""
-
-
-class Gate(Protocol):
-    """What a lane asks of whoever owns the chunk, and where its outcomes go."""
-
-    async def admit(self, positions: Sequence[int]) -> int:
-        """Wait until some of these, counted from the first, may leave: there is room in the window and the mark is past
-        them. 0: none any more, the worker drains or has lost the shard."""
-
-    def open(self) -> bool:
-        """Asked right before each request: the lease lasts, and the worker does not drain."""
-
-    async def again(self, call: Call, reply: Reply) -> Call | None:
-        """The same call under a fresh credential, when the answer says that the old one has expired."""
-
-    def done(self, outcomes: Sequence[Outcome]) -> None: ...
-
-
-class Lanes(Protocol):
-    def held_s(self, lane: str) -> float:
-        """Seconds for which the lane is not tried, 0 when it is open."""
-
-    async def run(self, sending: "Sending", calls: Sequence[Call], chunk: Chunk, gate: Gate) -> None:
-        """Send the calls, in order of position, as far as the gate lets them; returns when each that left has its
-        outcome."""
-
-    async def close(self) -> None: ...
-
 
 class PlainLanes:
     """Lanes over httpx: one task for each request, a few connections for each lane."""
 
-    def __init__(self, kernel: "Kernel", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, kernel: "Kernel", clock: Callable[[], float] = time.monotonic, call_s: float = CALL_S) -> None:
         self._kernel = kernel
         self._clock = clock
+        self._call_s = call_s
         self._lanes: dict[str, _Lane] = {}
         self._web: httpx.AsyncClient | None = None
 
@@ -117,7 +73,9 @@ class PlainLanes:
             done = 0
             # Once all of its lanes are held, the rest of the chunk waits as it is.
             while done < len(calls) and not failed and not all(self.held_s(name) for name in names):
-                places = await self._promised(calls[done : done + SLICE], chunk)
+                places = await promised(
+                    calls[done : done + SLICE], chunk, lambda name: self._window(name, chunk.class_)
+                )
                 admitted = 0
                 try:
                     admitted = await gate.admit([call.position for call in calls[done : done + len(places)]])
@@ -133,35 +91,11 @@ class PlainLanes:
         if failed:
             raise failed[0]
 
-    async def _promised(self, calls: Sequence[Call], chunk: Chunk) -> "list[_Place]":
-        """Places for some of the calls, counted from the first; at least one.
-
-        Only for the first lane is waited: who held places of one lane and waited for another's would be waited for in a
-        circle.
-        """
-        wanted = Counter(call.lane for call in calls)
-        granted: dict[str, tuple[Window | None, int]] = {}
-        try:
-            for name, want in wanted.items():  # In the order of the calls.
-                lane = await self._lane(name)
-                if lane is None or lane.closed_until > self._clock():
-                    granted[name] = None, want  # Whoever goes there is answered at once.
-                    continue
-                window = lane.promised[chunk.class_]
-                taken = await window.take(chunk.org, want) if not granted else window.take_now(want)
-                granted[name] = window, taken
-            places: list[_Place] = []
-            for call in calls:
-                window_of, left = granted[call.lane]
-                if not left:
-                    break
-                granted[call.lane] = window_of, left - 1
-                places.append(_Place(window_of))
-            return places
-        finally:
-            for window_of, left in granted.values():
-                if window_of is not None:
-                    window_of.give(left)
+    async def _window(self, name: str, class_: Class) -> Window | None:
+        lane = await self._lane(name)
+        if lane is None or lane.closed_until > self._clock():
+            return None  # Whoever goes there is answered at once.
+        return lane.promised[class_]
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,7 +114,7 @@ class PlainLanes:
     async def _one(self, sending: "Sending", call: Call, chunk: Chunk, gate: Gate, failed: list[Exception]) -> None:
         reply = await self._send(call, chunk.class_, gate)
         try:
-            if reply.status in _UNAUTHORIZED:
+            if reply.status in UNAUTHORIZED:
                 with suppress(Unavailable):  # Then the refusal stands, and the channel defers it.
                     fresh = await gate.again(call, reply)
                     if fresh is not None:
@@ -202,9 +136,9 @@ class PlainLanes:
             if not gate.open():
                 return Reply(position=call.position, fate="unsent", detail="closed")
             started = self._clock()
-            reply = await _exchange(lane, call)
+            reply = await _exchange(lane, call, self._call_s)
             lane.learn(reply, self._clock())
-        provider = _provider(call.lane)
+        provider = provider_of(call.lane)
         self._kernel.metrics.count("lane_requests", provider=provider, status=reply.status)
         self._kernel.metrics.observe("lane_seconds", self._clock() - started, provider=provider)
         return reply
@@ -218,7 +152,7 @@ class PlainLanes:
                 return None
             lane = self._lanes.get(name)  # Somebody else may have made it while room was made.
         if lane is None:
-            if _provider(name) == WEB_PUSH:
+            if provider_of(name) == WEB_PUSH:
                 self._web = self._web or self._kernel.outbound.client()
                 lane = _Lane(None, [_Connection(self._web)], 1, now)
             else:
@@ -235,9 +169,6 @@ class PlainLanes:
             leave = [name for _, name in idle[:1]]
         for lane in [self._lanes.pop(name) for name in leave]:
             await lane.close()
-
-
-_UNAUTHORIZED: Final = frozenset({401, 403})
 
 
 class _Lane:
@@ -348,24 +279,12 @@ _UNPROVEN: Final = frozenset({401, 403, 429})
 """Answers after which a lane is not known to accept our credential."""
 
 
-class _Place:
-    """One call's place on a lane; None: on one that promises nothing."""
-
-    def __init__(self, window: Window | None) -> None:
-        self._window = window
-
-    def give(self, _: object = None) -> None:
-        if self._window is not None:
-            self._window.give(1)
-            self._window = None
-
-
 class _Connection(msgspec.Struct):
     client: httpx.AsyncClient
     running: int = 0
 
 
-async def _exchange(lane: _Lane, call: Call) -> Reply:
+async def _exchange(lane: _Lane, call: Call, call_s: float) -> Reply:
     """One request. `unsent` is proved; whatever breaks after the connection stood is `unknown`."""
     response: httpx.Response | None = None
     body = b""
@@ -373,7 +292,7 @@ async def _exchange(lane: _Lane, call: Call) -> Reply:
     if failpoint.armed("dispatch.after_write"):
         extensions["trace"] = _trace
     try:
-        async with asyncio.timeout(CALL_S), lane.connection() as client:
+        async with asyncio.timeout(call_s), lane.connection() as client:
             request = client.stream(
                 "POST", call.url, headers=call.headers, content=call.body, timeout=_TIMEOUT, extensions=extensions
             )
@@ -404,8 +323,3 @@ _TIMEOUT: Final = httpx.Timeout(ANSWER_S, connect=CONNECT_S, pool=CONNECT_S)
 async def _trace(event: str, info: dict[str, Any]) -> None:
     if event.endswith("send_request_body.complete"):
         failpoint.hit("dispatch.after_write")
-
-
-def _provider(lane: str) -> str:
-    """A label with few values: what stands before the colon of a lane's name."""
-    return lane.partition(":")[0]

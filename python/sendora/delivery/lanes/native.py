@@ -1,0 +1,279 @@
+"""The native implementation of the seam: connections live in Rust (`rust/lanes`), and outcomes come back in batches.
+
+The event loop is woken once for many replies, by a file descriptor. What Rust asks right before each request, whether
+the gate is open, it cannot ask here: it is told until when the gate stays open, again and again, and that it is closed
+as soon as this is seen.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgspec
+
+from sendora import _core
+from sendora.delivery import failpoint
+from sendora.delivery.fair import Window
+from sendora.delivery.lanes.seam import (
+    ANSWER_S,
+    BREAKER_FAILURES,
+    BREAKER_S,
+    CALL_S,
+    CONNECT_S,
+    IDLE_S,
+    LANES_MAX,
+    PROMISED,
+    SLICE,
+    UNAUTHORIZED,
+    Gate,
+    Place,
+    promised,
+)
+from sendora.delivery.phases import Call, Chunk, Class, Outcome, Reply
+from sendora.kernel.clock import millis
+from sendora.kernel.errors import Unavailable
+from sendora.kernel.metrics import SECONDS
+
+if TYPE_CHECKING:
+    from sendora.delivery.channel import Sending
+    from sendora.kernel.life import Kernel
+
+STREAMS: Final = 500
+"""Requests at a time on one connection, if the provider allows them: with two connections a round trip of 50 ms still
+lets 20,000 a second through."""
+
+THREADS: Final = 2
+"""They encrypt, and wait for the network."""
+
+LOOK_S: Final = 0.1
+"""How often the gates are asked whether they are still open."""
+
+
+class NativeLanes:
+    """Lanes in Rust; here are what they promise, who waits for replies, and what the replies say."""
+
+    def __init__(
+        self, kernel: "Kernel", *, call_s: float = CALL_S, breaker_s: float = BREAKER_S, streams: int = STREAMS
+    ) -> None:
+        self._kernel = kernel
+        limits = {
+            "connections": kernel.settings.dispatch.connections,
+            "streams": streams,
+            "threads": THREADS,
+            "connectS": CONNECT_S,
+            "answerS": ANSWER_S,
+            "callS": call_s,
+            "breakerFailures": BREAKER_FAILURES,
+            "breakerS": breaker_s,
+            "lanesMax": LANES_MAX,
+            "idleS": IDLE_S,
+            "seconds": SECONDS,
+        }
+        self._native = _core.Lanes(msgspec.json.encode(limits | kernel.outbound.native()).decode())
+        self._ids = itertools.count(1)
+        self._ways: dict[int, _Way] = {}
+        self._windows: dict[str, dict[Class, Window]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._look: asyncio.TimerHandle | None = None
+
+    def held_s(self, lane: str) -> float:
+        return self._native.held_s(lane)
+
+    async def run(self, sending: "Sending", calls: Sequence[Call], chunk: Chunk, gate: Gate) -> None:
+        self._listen()
+        way = _Way(self._kernel, sending, chunk, gate)
+        number = next(self._ids)
+        way.batch = self._native.batch(number, chunk.class_, chunk.org.bytes)
+        self._ways[number] = way
+        names = {call.lane for call in calls}
+        try:
+            done = 0
+            # Once all of its lanes are held, the rest of the chunk waits as it is.
+            while done < len(calls) and not way.failed and not all(self.held_s(name) for name in names):
+                places = await promised(calls[done : done + SLICE], chunk, self._window_of(chunk.class_))
+                admitted = 0
+                try:
+                    admitted = await gate.admit([call.position for call in calls[done : done + len(places)]])
+                finally:
+                    for place in places[admitted:]:
+                        place.give()
+                if not admitted:
+                    break
+                way.send(calls[done : done + admitted], places)
+                done += admitted
+            await way.ended()
+        finally:
+            del self._ways[number]
+            way.leave()
+        if way.failed:
+            raise way.failed[0]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        self._native.drain_all()
+        await asyncio.get_running_loop().run_in_executor(None, self._native.close)
+        self._hear()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        if self._loop is not None:
+            self._loop.remove_reader(self._native.fileno())
+            self._loop = None
+
+    def _window_of(self, class_: Class) -> "Callable[[str], Awaitable[Window | None]]":
+        async def window_of(name: str) -> Window | None:
+            if self._native.held_s(name):
+                return None  # Whoever goes there is answered at once.
+            windows = self._windows.get(name)
+            if windows is None:
+                self._forget()
+                size = PROMISED * self._native.limit(name)
+                windows = self._windows[name] = {"now": Window(size), "bulk": Window(size)}
+            return windows[class_]
+
+        return window_of
+
+    def _forget(self) -> None:
+        """Windows of lanes that nobody uses."""
+        if len(self._windows) >= LANES_MAX:
+            for name in [name for name, of in self._windows.items() if not any(window.taken for window in of.values())]:
+                del self._windows[name]
+
+    def _listen(self) -> None:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._native.fileno(), self._hear)
+        if self._look is None:
+            self._look = self._loop.call_later(LOOK_S, self._ask)
+
+    def _ask(self) -> None:
+        self._look = None
+        for way in self._ways.values():
+            way.ask()
+        if self._ways and self._loop is not None:
+            self._look = self._loop.call_later(LOOK_S, self._ask)
+
+    def _hear(self) -> None:
+        for number, replies in self._native.drain():
+            way = self._ways.get(number)
+            if way is not None:
+                way.take(replies)
+        for name, windows in self._windows.items():
+            size = PROMISED * self._native.limit(name)
+            for window in windows.values():
+                if window.size != size:
+                    window.resize(size)
+        counts, seconds = self._native.stats()
+        for provider, status, n in counts:
+            self._kernel.metrics.count("lane_requests", n, provider=provider, status=status)
+        for provider, buckets, total in seconds:
+            self._kernel.metrics.observe_many("lane_seconds", buckets, total, provider=provider)
+
+
+class _Way:
+    """One chunk's calls between here and their outcomes."""
+
+    batch: _core.LaneBatch
+
+    def __init__(self, kernel: "Kernel", sending: "Sending", chunk: Chunk, gate: Gate) -> None:
+        self._kernel = kernel
+        self._sending = sending
+        self._chunk = chunk
+        self._gate = gate
+        self._calls: dict[int, Call] = {}
+        """Those without an outcome."""
+        self._places: dict[int, Place] = {}
+        self._renewed: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self.failed: list[Exception] = []
+
+    def send(self, calls: Sequence[Call], places: Sequence[Place]) -> None:
+        for call, place in zip(calls, places, strict=False):
+            self._calls[call.position] = call
+            self._places[call.position] = place
+        self._submit(calls)
+
+    def ask(self) -> None:
+        self.batch.deadline(self._gate.open_s())
+
+    def take(self, replies: Sequence[tuple[int, Any, int, dict[str, str], bytes, str]]) -> None:
+        outcomes: list[Outcome] = []
+        for position, fate, status, headers, body, detail in replies:
+            call = self._calls[position]
+            reply = Reply(position=position, fate=fate, status=status, headers=headers, body=body, detail=detail)
+            if fate != "unsent":
+                failpoint.hit("dispatch.after_write")
+            if status in UNAUTHORIZED and position not in self._renewed:
+                task = asyncio.get_running_loop().create_task(self._again(call, reply))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                outcomes += self._read(call, reply)
+        self._record(outcomes)
+
+    async def ended(self) -> None:
+        while self._calls:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def leave(self) -> None:
+        """Whatever has no outcome by now gets none; nothing more of it leaves."""
+        self.batch.stop()
+        for task in self._tasks:
+            task.cancel()
+        for place in self._places.values():
+            place.give()
+        self._places.clear()
+
+    def _submit(self, calls: Sequence[Call]) -> None:
+        self.ask()
+        self.batch.submit([(call.position, call.lane, call.url, list(call.headers.items()), call.body) for call in calls])
+
+    async def _again(self, call: Call, reply: Reply) -> None:
+        try:
+            fresh = None
+            with suppress(Unavailable):  # Then the refusal stands, and the channel defers it.
+                fresh = await self._gate.again(call, reply)
+            if fresh is None:
+                self._record(self._read(call, reply))
+                return
+            # In place: the first request was refused, so this one is no repetition.
+            self._calls[call.position] = fresh
+            self._renewed.add(call.position)
+            self._submit([fresh])
+        except Exception as error:
+            self.failed.append(error)
+            self._end(call.position)
+
+    def _read(self, call: Call, reply: Reply) -> list[Outcome]:
+        try:
+            failpoint.hit("dispatch.after_answer")
+            return [self._sending.read(call, reply, self._chunk, millis(self._kernel.clock.now()))]
+        except Exception as error:
+            # An answer that cannot be read must not take with it the requests that are on the wire beside it.
+            self.failed.append(error)
+            return []
+        finally:
+            self._end(call.position)
+
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
+        if outcomes:
+            try:
+                self._gate.done(outcomes)
+            except Exception as error:
+                self.failed.append(error)
+
+    def _end(self, position: int) -> None:
+        self._calls.pop(position, None)
+        place = self._places.pop(position, None)
+        if place is not None:
+            place.give()
+        self._changed.set()

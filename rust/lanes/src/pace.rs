@@ -1,0 +1,127 @@
+//! How fast a lane may go after a provider asked for less: halved at once, raised a little every second (AIMD), and free
+//! again when it is well above what was too much.
+
+use std::time::{Duration, Instant};
+
+/// Answers of one moment ask for one cut, not for a hundred.
+const CUT_EVERY: Duration = Duration::from_secs(1);
+
+/// Of the rate that was too much, a second: from a half to one and a half of it in less than ten seconds.
+const RISE: f64 = 0.125;
+
+/// Above so much of the rate that was too much the lane is free.
+const FREE: f64 = 1.5;
+
+pub(crate) struct Pace {
+    /// Requests a second; `None`: no bound.
+    rate: Option<f64>,
+    /// The rate that was too much.
+    ceiling: f64,
+    tokens: f64,
+    refilled: Instant,
+    cut: Option<Instant>,
+    counted: u32,
+    counting_since: Instant,
+    measured: f64,
+    granted: Option<u64>,
+}
+
+impl Pace {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            rate: None,
+            ceiling: 0.0,
+            tokens: 0.0,
+            refilled: now,
+            cut: None,
+            counted: 0,
+            counting_since: now,
+            measured: 0.0,
+            granted: None,
+        }
+    }
+
+    /// How many of `want` may go now, and if none, when to ask again.
+    pub fn allowance(&mut self, want: usize, now: Instant) -> (usize, Option<Instant>) {
+        let mut allowed = self.granted.map_or(want, |granted| want.min(granted as usize));
+        let mut again = None;
+        if let Some(rate) = self.rate {
+            let passed = now.duration_since(self.refilled).as_secs_f64();
+            self.refilled = now;
+            let rate = rate + passed * self.ceiling * RISE;
+            self.rate = (rate < self.ceiling * FREE).then_some(rate);
+            // A tenth of a second may be made up for, not more: that would be the burst it asked us not to send.
+            self.tokens = (self.tokens + rate * passed).min((rate / 10.0).max(1.0));
+            if (self.tokens as usize) < allowed {
+                allowed = self.tokens as usize;
+                again = Some(now + Duration::from_secs_f64((1.0 / rate).clamp(0.005, 1.0)));
+            }
+        }
+        (allowed, again)
+    }
+
+    pub fn spend(&mut self, sent: usize, now: Instant) {
+        self.tokens = (self.tokens - sent as f64).max(0.0);
+        if let Some(granted) = &mut self.granted {
+            *granted = granted.saturating_sub(sent as u64);
+        }
+        self.counted += sent as u32;
+        let passed = now.duration_since(self.counting_since).as_secs_f64();
+        if passed >= 1.0 {
+            self.measured = f64::from(self.counted) / passed;
+            self.counted = 0;
+            self.counting_since = now;
+        }
+    }
+
+    pub fn throttled(&mut self, now: Instant) {
+        if self.cut.is_some_and(|cut| now.duration_since(cut) < CUT_EVERY) {
+            return;
+        }
+        self.cut = Some(now);
+        let rate = self.rate.unwrap_or_else(|| self.measured.max(f64::from(self.counted)));
+        self.ceiling = rate.max(2.0);
+        self.rate = Some(self.ceiling / 2.0);
+        self.tokens = 0.0;
+        self.refilled = now;
+    }
+
+    pub fn grant(&mut self, tokens: u32) {
+        *self.granted.get_or_insert(0) += u64::from(tokens);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halved_at_once_and_free_again_within_ten_seconds() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.allowance(1_000, start), (1_000, None));
+        pace.spend(1_000, start);
+        pace.throttled(start);
+        pace.throttled(start);
+        let mut sent = [0; 10];
+        for tick in 1..1_000_u32 {
+            let now = start + Duration::from_millis(10) * tick;
+            let (allowed, _) = pace.allowance(100, now);
+            pace.spend(allowed, now);
+            sent[tick as usize / 100] += allowed;
+        }
+        assert!((450..650).contains(&sent[0]), "{sent:?}");
+        assert!(sent[3] > sent[0]);
+        assert!(sent[9] >= 9_000, "{sent:?}");
+    }
+
+    #[test]
+    fn what_is_granted_is_the_bound() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        pace.grant(5);
+        assert_eq!(pace.allowance(9, now).0, 5);
+        pace.spend(5, now);
+        assert_eq!(pace.allowance(9, now).0, 0);
+    }
+}

@@ -1,0 +1,257 @@
+//! The door to `sendora-lanes`: batches of calls go in, finished replies come out, and a file descriptor says when.
+//!
+//! One bell for all batches, whatever kind they are: an event loop wakes once for many replies.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use sendora_lanes::{Bell, Class, Fate, Feedback, Load, Reply, Request, Settings};
+
+/// (batch, the replies of some of its calls)
+type Finished = (u64, Vec<(u32, Reply)>);
+
+/// (position, lane, url, headers, body)
+type PyCall = (u32, PyBackedStr, PyBackedStr, Vec<(PyBackedStr, PyBackedStr)>, PyBackedBytes);
+
+#[pyclass(frozen, module = "sendora._core")]
+pub struct Lanes {
+    lanes: Arc<sendora_lanes::Lanes>,
+    bell: Arc<Bell<Finished>>,
+    gate: Arc<Gate>,
+}
+
+/// The calls of one chunk, which share a class, a tenant and a deadline.
+#[pyclass(frozen, module = "sendora._core")]
+pub struct LaneBatch {
+    lanes: Arc<sendora_lanes::Lanes>,
+    batch: Arc<Batch>,
+    class: Class,
+    tenant: u128,
+}
+
+/// What all batches ask.
+#[derive(Default)]
+struct Gate {
+    draining: AtomicBool,
+}
+
+struct Batch {
+    id: u64,
+    bell: Arc<Bell<Finished>>,
+    gate: Arc<Gate>,
+    /// On the clock of `elapsed`: until then requests may leave.
+    open_until: AtomicU64,
+}
+
+/// Some calls of a batch.
+struct Calls {
+    batch: Arc<Batch>,
+    calls: Vec<Call>,
+    finished: Mutex<Vec<(u32, Reply)>>,
+}
+
+struct Call {
+    position: u32,
+    path: PathAndQuery,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+}
+
+impl Batch {
+    fn set_deadline(&self, seconds: f64) {
+        let left = Duration::try_from_secs_f64(seconds.clamp(0.0, 1e9)).unwrap_or_default();
+        let until = if left.is_zero() { 0 } else { elapsed().saturating_add(left.as_nanos() as u64) };
+        self.open_until.store(until, Ordering::Relaxed);
+    }
+}
+
+/// Nanoseconds on a clock that goes on while the machine is suspended: a lease does not wait for us (F-D4).
+fn elapsed() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+impl Load for Calls {
+    fn open(&self) -> bool {
+        !self.batch.gate.draining.load(Ordering::Relaxed)
+            && elapsed() < self.batch.open_until.load(Ordering::Relaxed)
+    }
+
+    fn request(&self, item: u32) -> Option<Request> {
+        let call = &self.calls[item as usize];
+        let mut headers = HeaderMap::with_capacity(call.headers.len());
+        headers.extend(call.headers.iter().cloned());
+        Some(Request { path: call.path.clone(), headers, body: call.body.clone() })
+    }
+
+    fn reply(&self, item: u32, reply: Reply) -> Feedback {
+        let feedback = Feedback::of(&reply);
+        let position = self.calls[item as usize].position;
+        self.finished.lock().expect("no holder panics").push((position, reply));
+        feedback
+    }
+
+    fn settled(&self) {
+        let finished = std::mem::take(&mut *self.finished.lock().expect("no holder panics"));
+        if !finished.is_empty() {
+            self.batch.bell.push([(self.batch.id, finished)]);
+        }
+    }
+}
+
+#[pymethods]
+impl Lanes {
+    #[new]
+    fn new(py: Python<'_>, config: &str) -> PyResult<Self> {
+        let settings = Settings::parse(config).map_err(PyValueError::new_err)?;
+        let lanes = py.detach(|| sendora_lanes::Lanes::new(settings)).map_err(PyOSError::new_err)?;
+        Ok(Self { lanes: Arc::new(lanes), bell: Arc::new(Bell::new()?), gate: Arc::default() })
+    }
+
+    fn fileno(&self) -> i32 {
+        self.bell.fileno()
+    }
+
+    fn batch(&self, id: u64, class_: &str, tenant: &[u8]) -> PyResult<LaneBatch> {
+        let class = match class_ {
+            "now" => Class::Now,
+            "bulk" => Class::Bulk,
+            _ => return Err(PyValueError::new_err("class_: now or bulk")),
+        };
+        let (bell, gate) = (Arc::clone(&self.bell), Arc::clone(&self.gate));
+        let batch = Batch { id, bell, gate, open_until: AtomicU64::new(0) };
+        let tenant = u128::from_be_bytes(crate::id("tenant", tenant)?);
+        Ok(LaneBatch { lanes: Arc::clone(&self.lanes), batch: Arc::new(batch), class, tenant })
+    }
+
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let finished = py.detach(|| self.bell.take());
+        let out = PyList::empty(py);
+        for (batch, replies) in finished {
+            let replies: PyResult<Vec<_>> = replies.iter().map(|(at, reply)| answer(py, *at, reply)).collect();
+            out.append((batch, replies?))?;
+        }
+        Ok(out)
+    }
+
+    fn drain_all(&self) {
+        self.gate.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn held_s(&self, lane: &str) -> f64 {
+        self.lanes.held(lane).as_secs_f64()
+    }
+
+    fn limit(&self, lane: &str) -> usize {
+        self.lanes.limit(lane)
+    }
+
+    fn grant(&self, lane: &str, tokens: u32) {
+        self.lanes.grant(lane, tokens);
+    }
+
+    fn wanted(&self, lane: &str) -> usize {
+        self.lanes.wanted(lane)
+    }
+
+    #[expect(clippy::type_complexity, reason = "two flat lists of flat rows")]
+    fn stats(&self) -> (Vec<(String, u16, u64)>, Vec<(String, Vec<u64>, f64)>) {
+        self.lanes.take_stats()
+    }
+
+    fn standing(&self) -> Vec<(String, usize, bool)> {
+        self.lanes.standing()
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.lanes.close());
+    }
+}
+
+#[pymethods]
+impl LaneBatch {
+    /// From now: for so many seconds requests may leave.
+    fn deadline(&self, seconds: f64) {
+        self.batch.set_deadline(seconds);
+    }
+
+    fn stop(&self) {
+        self.batch.set_deadline(0.0);
+    }
+
+    fn submit(&self, py: Python<'_>, calls: Vec<PyCall>) {
+        py.detach(|| {
+            let mut line: Vec<Call> = Vec::new();
+            let mut heading: Option<(String, String)> = None;
+            let mut lost = Vec::new();
+            for (position, lane, url, headers, body) in calls {
+                let Some((origin, path)) = split(&url) else {
+                    lost.push((position, refused("not_a_url")));
+                    continue;
+                };
+                let Some(headers) = fields(&headers) else {
+                    lost.push((position, refused("not_a_header")));
+                    continue;
+                };
+                let body = Bytes::copy_from_slice(&body);
+                if heading.as_ref().is_none_or(|(at, to)| *at != lane[..] || *to != origin) {
+                    self.send(heading.replace((lane.to_string(), origin)), std::mem::take(&mut line));
+                }
+                line.push(Call { position, path, headers, body });
+            }
+            self.send(heading, line);
+            if !lost.is_empty() {
+                self.batch.bell.push([(self.batch.id, lost)]);
+            }
+        });
+    }
+}
+
+impl LaneBatch {
+    fn send(&self, heading: Option<(String, String)>, calls: Vec<Call>) {
+        let Some((lane, origin)) = heading else { return };
+        let items: Vec<u32> = (0..calls.len() as u32).collect();
+        let load: Arc<dyn Load> = Arc::new(Calls { batch: Arc::clone(&self.batch), calls, finished: Mutex::default() });
+        self.lanes.submit(&lane, &origin, self.class, self.tenant, &load, &items);
+    }
+}
+
+fn refused(detail: &'static str) -> Reply {
+    let (headers, body) = (HeaderMap::new(), Bytes::new());
+    Reply { fate: Fate::Unsent, status: 0, headers, body, detail: detail.into() }
+}
+
+fn split(url: &str) -> Option<(String, PathAndQuery)> {
+    let uri: Uri = url.parse().ok()?;
+    let origin = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
+    Some((origin, uri.into_parts().path_and_query?))
+}
+
+fn fields(headers: &[(PyBackedStr, PyBackedStr)]) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let field = |(name, value): &(PyBackedStr, PyBackedStr)| {
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+    };
+    headers.iter().map(field).collect()
+}
+
+fn answer<'py>(py: Python<'py>, position: u32, reply: &Reply) -> PyResult<Bound<'py, PyTuple>> {
+    let fate = match reply.fate {
+        Fate::Answered => pyo3::intern!(py, "answered"),
+        Fate::Unsent => pyo3::intern!(py, "unsent"),
+        Fate::Unknown => pyo3::intern!(py, "unknown"),
+    };
+    let headers = PyDict::new(py);
+    for (name, value) in &reply.headers {
+        headers.set_item(name.as_str(), String::from_utf8_lossy(value.as_bytes()))?;
+    }
+    let body = PyBytes::new(py, &reply.body);
+    (position, fate, reply.status, headers, body, PyString::new(py, &reply.detail)).into_pyobject(py)
+}
