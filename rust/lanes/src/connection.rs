@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use h2::client::{Connection, SendRequest};
+use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
 use http::uri::{Authority, Parts, Scheme};
 use http::{Method, Uri, Version};
-use std::future::Future;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
@@ -133,14 +132,14 @@ impl Driver {
                 return false;
             }
             let full = taken.tasks.len() == room;
-            self.begin(taken.tasks, now);
+            self.begin(cx, taken.tasks, now);
             if !full {
                 return false;
             }
         }
     }
 
-    fn begin(&mut self, tasks: Vec<Task>, now: Instant) {
+    fn begin(&mut self, cx: &mut Context<'_>, tasks: Vec<Task>, now: Instant) {
         let mut learnt = Learnt::default();
         let mut closed = Vec::new();
         let mut written = 0;
@@ -165,16 +164,18 @@ impl Driver {
                     written += bytes;
                     self.exchanges.push(Exchange::new(task, response, bytes, now));
                 }
-                Err(usable) => {
-                    if usable {
+                Err(()) => match self.send.poll_ready(cx) {
+                    Poll::Ready(Ok(())) => {
                         task.load.reply(task.item, Reply::without(Fate::Unsent, "not_a_request"));
                         closed.push(task);
-                    } else {
+                    }
+                    Poll::Ready(Err(_)) => {
                         // The connection was lost before this one was handed to it.
                         self.drain();
                         learnt.again.push(task);
                     }
-                }
+                    Poll::Pending => learnt.again.push(task),
+                },
             }
         }
         settle(closed.iter());
@@ -185,8 +186,8 @@ impl Driver {
         }
     }
 
-    /// An error says whether the connection is good for others.
-    fn write(&mut self, request: crate::Request) -> Result<h2::client::ResponseFuture, bool> {
+    /// An error: nothing was handed to the connection.
+    fn write(&mut self, request: crate::Request) -> Result<ResponseFuture, ()> {
         let mut parts = Parts::default();
         parts.scheme = Some(Scheme::HTTPS);
         parts.authority = Some(self.authority.clone());
@@ -194,10 +195,10 @@ impl Driver {
         let mut head = http::Request::new(());
         *head.method_mut() = Method::POST;
         *head.version_mut() = Version::HTTP_2;
-        *head.uri_mut() = Uri::from_parts(parts).map_err(|_| true)?;
+        *head.uri_mut() = Uri::from_parts(parts).map_err(drop)?;
         *head.headers_mut() = request.headers;
         let empty = request.body.is_empty();
-        let (response, mut stream) = self.send.send_request(head, empty).map_err(|error| error.is_reset())?;
+        let (response, mut stream) = self.send.send_request(head, empty).map_err(drop)?;
         if !empty {
             // Fails only when the stream has been closed meanwhile; then its response says why.
             let _ = stream.send_data(request.body, true);
@@ -221,8 +222,7 @@ impl Driver {
             self.tick.as_mut().reset((now + tick(settings)).into());
             let heard = self.heard;
             let mut deaf = false;
-            for exchange in self.exchanges.iter_pin_mut() {
-                let exchange = exchange.get_mut();
+            for exchange in self.exchanges.iter_mut() {
                 // Nothing at all has come since it left: whatever else is sent here would wait as well.
                 deaf |= exchange.expire(now, settings) && heard <= exchange.started();
             }

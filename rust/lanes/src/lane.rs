@@ -132,14 +132,7 @@ impl Lane {
         Arc::new(Self { shared, provider, state: Mutex::new(state), dialled: AtomicUsize::new(0) })
     }
 
-    pub fn submit(
-        self: &Arc<Self>,
-        origin: &str,
-        class: Class,
-        tenant: u128,
-        load: &Arc<dyn Load>,
-        items: &[u32],
-    ) {
+    pub fn submit(self: &Arc<Self>, origin: &str, class: Class, tenant: u128, load: &Arc<dyn Load>, items: &[u32]) {
         let now = Instant::now();
         let mut after = After::default();
         {
@@ -156,7 +149,7 @@ impl Lane {
                 None
             };
             if let Some(refusal) = refusal {
-                let task = |&item| Task { load: Arc::clone(load), item, replays: 0, class };
+                let task = |item: &u32| Task { load: Arc::clone(load), item: *item, replays: 0, class };
                 after.refused.extend(items.iter().map(|item| (task(item), refusal)));
             } else {
                 if state.origin != wanted {
@@ -366,8 +359,7 @@ impl Lane {
             if !state.closed && state.origin.as_ref() == Some(origin) {
                 state.next_id += 1;
                 let streams = self.shared.settings.streams;
-                let made =
-                    Link { id: state.next_id, running: 0, bytes: 0, streams, draining: false, waker: None };
+                let made = Link { id: state.next_id, running: 0, bytes: 0, streams, draining: false, waker: None };
                 id = Some(made.id);
                 state.links.push(made);
             }

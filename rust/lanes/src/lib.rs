@@ -226,10 +226,8 @@ impl Lanes {
             return Some(Arc::clone(lane));
         }
         let now = Instant::now();
-        let mut idle: Vec<(Instant, String)> = lanes
-            .iter()
-            .filter_map(|(name, lane)| lane.idle_since().map(|since| (since, name.clone())))
-            .collect();
+        let mut idle: Vec<(Instant, String)> =
+            lanes.iter().filter_map(|(name, lane)| lane.idle_since().map(|since| (since, name.clone()))).collect();
         idle.sort();
         let old = idle.iter().filter(|(since, _)| now.duration_since(*since) > self.shared.settings.idle()).count();
         let full = lanes.len() >= self.shared.settings.lanes_max;

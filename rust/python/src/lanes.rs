@@ -81,8 +81,7 @@ fn elapsed() -> u64 {
 
 impl Load for Calls {
     fn open(&self) -> bool {
-        !self.batch.gate.draining.load(Ordering::Relaxed)
-            && elapsed() < self.batch.open_until.load(Ordering::Relaxed)
+        !self.batch.gate.draining.load(Ordering::Relaxed) && elapsed() < self.batch.open_until.load(Ordering::Relaxed)
     }
 
     fn request(&self, item: u32) -> Option<Request> {

@@ -1,4 +1,4 @@
-"""Lanes to providers: the seam, and two implementations that keep one set of promises (tests/delivery/test_lanes.py)."""
+"""Lanes to providers: the seam, and two implementations that keep one set of promises."""
 
 from sendora.delivery.lanes.native import NativeLanes
 from sendora.delivery.lanes.plain import PlainLanes

@@ -55,7 +55,13 @@ class NativeLanes:
     """Lanes in Rust; here are what they promise, who waits for replies, and what the replies say."""
 
     def __init__(
-        self, kernel: "Kernel", *, call_s: float = CALL_S, breaker_s: float = BREAKER_S, streams: int = STREAMS
+        self,
+        kernel: "Kernel",
+        *,
+        call_s: float = CALL_S,
+        breaker_s: float = BREAKER_S,
+        streams: int = STREAMS,
+        lanes_max: int = LANES_MAX,
     ) -> None:
         self._kernel = kernel
         limits = {
@@ -67,7 +73,7 @@ class NativeLanes:
             "callS": call_s,
             "breakerFailures": BREAKER_FAILURES,
             "breakerS": breaker_s,
-            "lanesMax": LANES_MAX,
+            "lanesMax": lanes_max,
             "idleS": IDLE_S,
             "seconds": SECONDS,
         }
@@ -235,7 +241,9 @@ class _Way:
 
     def _submit(self, calls: Sequence[Call]) -> None:
         self.ask()
-        self.batch.submit([(call.position, call.lane, call.url, list(call.headers.items()), call.body) for call in calls])
+        self.batch.submit(
+            [(call.position, call.lane, call.url, list(call.headers.items()), call.body) for call in calls]
+        )
 
     async def _again(self, call: Call, reply: Reply) -> None:
         try:

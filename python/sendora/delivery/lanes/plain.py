@@ -55,10 +55,17 @@ closes idle ones."""
 class PlainLanes:
     """Lanes over httpx: one task for each request, a few connections for each lane."""
 
-    def __init__(self, kernel: "Kernel", clock: Callable[[], float] = time.monotonic, call_s: float = CALL_S) -> None:
+    def __init__(
+        self,
+        kernel: "Kernel",
+        clock: Callable[[], float] = time.monotonic,
+        call_s: float = CALL_S,
+        lanes_max: int = LANES_MAX,
+    ) -> None:
         self._kernel = kernel
         self._clock = clock
         self._call_s = call_s
+        self._lanes_max = lanes_max
         self._lanes: dict[str, _Lane] = {}
         self._web: httpx.AsyncClient | None = None
 
@@ -148,7 +155,7 @@ class PlainLanes:
         lane = self._lanes.get(name)
         if lane is None:
             await self._make_room(now)
-            if len(self._lanes) >= LANES_MAX:
+            if len(self._lanes) >= self._lanes_max:
                 return None
             lane = self._lanes.get(name)  # Somebody else may have made it while room was made.
         if lane is None:
@@ -165,7 +172,7 @@ class PlainLanes:
         """Close what is idle, and when all places are taken whichever idle lane was used longest ago."""
         idle = sorted((lane.used_at, name) for name, lane in self._lanes.items() if not lane.busy)
         leave = [name for used_at, name in idle if now - used_at > IDLE_S]
-        if not leave and len(self._lanes) >= LANES_MAX:
+        if not leave and len(self._lanes) >= self._lanes_max:
             leave = [name for _, name in idle[:1]]
         for lane in [self._lanes.pop(name) for name in leave]:
             await lane.close()
