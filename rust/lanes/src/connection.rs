@@ -24,6 +24,9 @@ use crate::{Fate, Feedback, Reply, Settings};
 /// How often time is looked at: for all streams at once, so no request needs a timer.
 const TICK_MAX: Duration = Duration::from_millis(250);
 
+/// Rounds of writing and reading before other connections of the thread have their turn.
+const ROUNDS: usize = 16;
+
 /// Requests that are begun before others get the connection's attention.
 const BURST: usize = 128;
 
@@ -81,31 +84,37 @@ fn tick(settings: &Settings) -> Duration {
 impl Driver {
     /// Ready when the connection is of no more use.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let now = Instant::now();
-        self.read(cx, now);
-        if self.fill(cx, now) {
-            return Poll::Ready(());
+        let mut now = Instant::now();
+        for _ in 0..ROUNDS {
+            if self.fill(cx, now) {
+                return Poll::Ready(());
+            }
+            let ended = Pin::new(&mut self.connection).poll(cx).is_ready();
+            now = Instant::now();
+            // After the connection, so that a request which was answered at once is not left lying.
+            let read = self.read(cx, now);
+            if ended {
+                return Poll::Ready(());
+            }
+            if !read {
+                let over = self.watch(cx, now) || (self.draining && self.exchanges.is_empty());
+                return if over { Poll::Ready(()) } else { Poll::Pending };
+            }
         }
-        if Pin::new(&mut self.connection).poll(cx).is_ready() {
-            self.read(cx, now);
-            return Poll::Ready(());
-        }
-        if self.watch(cx, now) {
-            return Poll::Ready(());
-        }
-        if self.draining && self.exchanges.is_empty() {
-            return Poll::Ready(());
-        }
+        // Others have a turn on this thread.
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// The answers that have come.
-    fn read(&mut self, cx: &mut Context<'_>, now: Instant) {
+    /// The answers that have come, if any.
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut done = Vec::new();
         while let Poll::Ready(Some(ended)) = self.exchanges.poll_next_unpin(cx) {
             done.extend(ended);
         }
+        let any = !done.is_empty();
         self.settle(done, now);
+        any
     }
 
     /// Begins requests as far as there is room. True: the lane is closed.
@@ -277,7 +286,7 @@ impl Driver {
                     }
                     reply
                 }
-                End::Unread(_) => {
+                End::Unread => {
                     self.heard = now;
                     learnt.again.push(task);
                     continue;

@@ -44,7 +44,7 @@ pub(crate) struct Done {
 pub(crate) enum End {
     Reply(Reply),
     /// Proved unread by the provider.
-    Unread(&'static str),
+    Unread,
     /// The provider was silent for too long.
     Silent,
     /// The connection is gone.
@@ -166,11 +166,11 @@ fn answered(status: u16, headers: &mut HeaderMap, body: &mut Body) -> Reply {
 fn unanswered(error: &h2::Error) -> End {
     if error.is_go_away() && error.is_remote() {
         // A stream gets this error only when it is above the last one of the GOAWAY.
-        return End::Unread("goaway");
+        return End::Unread;
     }
     if error.is_reset() {
         if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
-            return End::Unread("refused_stream");
+            return End::Unread;
         }
         return End::Reply(Reply::without(Fate::Unknown, "reset"));
     }
