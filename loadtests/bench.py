@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import Final
 
-NAMES: Final = ("ingest", "broadcast", "fairness", "dispatch")
+NAMES: Final = ("ingest", "broadcast", "fairness", "dispatch", "push")
 
 
 def main() -> int:
