@@ -1,7 +1,7 @@
 """Pushes to the simulator over the native lanes: CPU time of the sender beside gorush's sender, and what a long round
 trip and a provider that closes connections leave of the rate.
 
-Measured is the sender alone: requests are built, signed with one provider token, sent, and their answers read in batches.
+Measured is the sender alone: requests carry one provider token, are sent, and their answers are read in batches.
 Rates of the disturbed runs are compared with undisturbed ones in turn; the simulator shares the cores with the sender.
 """
 

@@ -129,8 +129,14 @@ class Http2:
             case "goaway" if self.seen.count(path) == 1:
                 # Only the first stream was read, says the server, so that this one may be sent again.
                 connection.close_connection(last_stream_id=1)
+            case "refused" if self.seen.count(path) == 1:
+                connection.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
+            case "always-refused":
+                connection.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
             case "silent":
                 return
+            case "refused":
+                connection.send_headers(stream, [(":status", "200")], end_stream=True)
             case "goaway":
                 connection.send_headers(stream, [(":status", "200")], end_stream=True)
             case "endless":
@@ -206,7 +212,7 @@ class Tower:
     def __init__(self, kernel: Kernel, server: Http2, kind: str) -> None:
         self.now = 100.0
         self.server = server
-        self._kernel = kernel
+        self.kernel = kernel
         self._kind = kind
         self.breaker_s = BREAKER_S if kind == "plain" else 0.5
         self.places = kernel.settings.dispatch.connections * STREAMS
@@ -217,9 +223,9 @@ class Tower:
 
     def make(self, **options: Any) -> PlainLanes | NativeLanes:
         if self._kind == "plain":
-            return PlainLanes(self._kernel, clock=lambda: self.now, **options)
+            return PlainLanes(self.kernel, clock=lambda: self.now, **options)
         # Real time passes in Rust; so many streams as the plain ones have.
-        return NativeLanes(self._kernel, breaker_s=self.breaker_s, streams=STREAMS, **options)
+        return NativeLanes(self.kernel, breaker_s=self.breaker_s, streams=STREAMS, **options)
 
     async def remake(self, **options: Any) -> None:
         await self.lanes.close()
@@ -508,3 +514,33 @@ async def test_when_all_lanes_are_busy_a_new_one_waits_its_turn(tower: Tower) ->
     assert (notes.replies[0].fate, notes.replies[0].detail) == ("unsent", "lanes_busy")
     tower.server.answer.set()
     await running
+
+
+native = pytest.mark.parametrize("tower", ["native"], indirect=True)
+"""The transport level."""
+
+
+@native
+async def test_what_is_refused_unread_is_sent_again_but_not_for_ever(tower: Tower) -> None:
+    """F-V5: and it is no repetition."""
+    replies = await tower.run(*tower.calls("200", "refused", "refused", "always-refused"))
+    assert [replies[i].status for i in range(3)] == [200, 200, 200]
+    assert (replies[3].fate, replies[3].detail) == ("unsent", "refused_unread")
+
+
+@native
+async def test_a_provider_that_stands_still_opens_the_circuit(tower: Tower) -> None:
+    """F-V6: nobody knows what became of them, and nobody else is sent there for a while."""
+    await tower.remake(call_s=0.3)
+    await tower.run(*tower.calls("200"))
+    replies = await tower.run(*tower.calls(*["silent"] * BREAKER_FAILURES))
+    assert {reply.fate for reply in replies.values()} == {"unknown"}
+    assert tower.holds()
+
+
+@native
+async def test_requests_are_counted_by_provider_and_status(tower: Tower) -> None:
+    before = tower.kernel.metrics.value("lane_requests", provider="apns", status=410)
+    await tower.run(*tower.calls("200", "410", "410"))
+    assert tower.kernel.metrics.value("lane_requests", provider="apns", status=410) == before + 2
+    assert "lane_seconds" in tower.kernel.metrics.text().decode()
