@@ -320,90 +320,6 @@ def copy_outcomes(batches: Sequence[OutcomeBatch], at_us: int) -> bytes:
     """pgcopy of all their rows, columns as `delivery.ledger.COLUMNS`; `at_us` is when they are written, in microseconds
     since 1970."""
 
-# -- lanes -------------------------------------------------------------------------------------------------------------
-
-@final
-class Lanes:
-    """Connections to providers, on threads of their own (rust/lanes). What ends on them is taken in batches: `fileno`
-    is readable when something has gathered, `heard` says whose it is."""
-
-    def __init__(self, config: bytes) -> None:
-        """JSON in camelCase: {threads, connections, lanesMax, connectMs, answerMs, breakerFailures, breakerMs, idleMs,
-        pingMs, authorities: PEM, blocked: [network], ports: [n], exempt: [[host, port]]}. Raises ValueError."""
-    def fileno(self) -> int: ...
-    def heard(self) -> list[int]:
-        """Numbers of `Calls` and `Shipment`s that have something to take; quiets `fileno` until there is more."""
-    def held_s(self, lane: str) -> float:
-        """Seconds for which the lane is not tried, 0 when it is open."""
-    def counts(self) -> list[tuple[str, int, int]]:
-        """(provider, status, requests) since the last call; status 0: no answer."""
-    def close(self) -> None:
-        """Whatever waits is unsent; whatever is on the wire is given up."""
-
-@final
-class Calls:
-    """Requests that Python has built, in the order in which they may leave; (lane, url, headers, body) of each."""
-
-    def __init__(
-        self,
-        lanes: Lanes,
-        calls: Sequence[tuple[str, str, Sequence[tuple[str, str]], bytes]],
-        class_: str,
-        tenant: bytes,
-    ) -> None: ...
-    @property
-    def number(self) -> int: ...
-    def waiting(self) -> int:
-        """How many have not been admitted."""
-    def reserve(self, want: int) -> int:
-        """Have places promised for some of the next `want`, counted from the first; 0: its lane has no room."""
-    def admit(self, n: int) -> None:
-        """The next n may leave; places beyond them are given back."""
-    def held_s(self) -> float | None:
-        """For how long no lane of those who wait is tried; None: one is open."""
-    def open_for(self, seconds: float) -> None:
-        """Asked right before each request: until then they may leave. Closed at first."""
-    def again(self, item: int, call: tuple[str, str, Sequence[tuple[str, str]], bytes]) -> None:
-        """Another request in the place of one that was refused."""
-    def take(self) -> list[tuple[int, str, int, dict[str, str], bytes, str]]:
-        """(item, fate, status, headers, body, detail) of those that have ended; see `delivery.phases.Reply`."""
-
-@final
-class Shipment:
-    """A chunk in the library's hands: decided when it is made, then admitted piece by piece; its requests are built,
-    encrypted and sent, their answers read and settled without Python. Methods as those of `Calls`."""
-
-    def __init__(
-        self,
-        lanes: Lanes,
-        note: Note,
-        wire: Wire,
-        rows: bytes,
-        caps: Caps | None,
-        chunk: tuple[bytes, bytes, int, int, int, int, bool],
-        send: tuple[bool, int, int],
-        class_: str,
-        now_ms: int,
-    ) -> None:
-        """rows as `Note.decide` takes them; chunk: (org, send, shard, seq, attempt, started, repeated); send:
-        (at_most_once, planned_ms, expires_ms)."""
-    @property
-    def number(self) -> int: ...
-    def waiting(self) -> int: ...
-    def reserve(self, want: int) -> int: ...
-    def mark(self, n: int) -> int:
-        """The position behind the n-th of those who wait: where the chunk's mark must stand before they are
-        admitted."""
-    def admit(self, n: int) -> None: ...
-    def held_s(self) -> float | None: ...
-    def open_for(self, seconds: float) -> None: ...
-    def renew(self, transports: Sequence[str], wire: Wire | None) -> None:
-        """Those whose token of these providers has expired go again under the wire's fresh one; None: their refusals
-        stand."""
-    def take(self) -> tuple[OutcomeBatch, int, list[str], int, list[tuple[str, str]]]:
-        """(outcomes, how many of them had been admitted, transports for whose fresh token some wait, recipients without
-        an outcome, (lane, reason) where the send was just halted)."""
-
 # -- how recipients ended -------------------------------------------------------------------------------------------
 
 @final
@@ -435,6 +351,91 @@ def hmac_sha256(key: bytes, bodies: Sequence[bytes]) -> list[bytes]:
 
 def shards(project: bytes, persons: Sequence[str]) -> bytes:
     """The top 6 bits of xxh64(project || person in UTF-8, seed 0), one byte each."""
+
+# -- lanes -----------------------------------------------------------------------------------------------------------
+
+@final
+class Lanes:
+    """Connections to providers (`rust/lanes`), driven by threads of their own.
+
+    Replies of all batches come back through one queue: `fileno` becomes readable when it turns non-empty, and `drain`
+    takes everything.
+    """
+
+    def __init__(self, config: str) -> None:
+        """JSON in camelCase, see `rust/lanes/src/settings.rs`. ValueError, or OSError without threads or trust."""
+    def fileno(self) -> int: ...
+    def batch(self, id: int, class_: str, tenant: bytes) -> LaneBatch:
+        """Closed until it is given a deadline."""
+    def drain(self) -> list[tuple[int, list[tuple[int, str, int, dict[str, str], bytes, str]]]]:
+        """(batch, [(position, fate, status, headers, body, detail)]); once for each call."""
+    def drain_all(self) -> None:
+        """No request leaves any more; what waits is `unsent`."""
+    def held_s(self, lane: str) -> float: ...
+    def limit(self, lane: str) -> int:
+        """Requests that may be on the lane at a time; 1 until its credential has been accepted."""
+    def grant(self, lane: str, tokens: int) -> None:
+        """From now on the lane sends only what it is granted; this adds so many requests."""
+    def wanted(self, lane: str) -> int:
+        """Requests that wait on the lane."""
+    def stats(self) -> tuple[list[tuple[str, int, int]], list[tuple[str, list[int], float]]]:
+        """Since the last call: [(provider, status, requests)], [(provider, requests by bucket of seconds, sum)]."""
+    def standing(self) -> list[tuple[str, int, bool]]:
+        """(provider, open connections, held) of each lane."""
+    def close(self) -> None:
+        """What is on the wire is `unknown`, what waits `unsent`; both can be drained afterwards."""
+
+@final
+class LaneBatch:
+    """The calls of one chunk: they share a class, a tenant and a deadline."""
+
+    def deadline(self, seconds: float) -> None:
+        """From now, on a clock that goes on while the machine sleeps; asked right before each request."""
+    def stop(self) -> None: ...
+    def submit(self, calls: Sequence[tuple[int, str, str, Sequence[tuple[str, str]], bytes]]) -> None:
+        """(position, lane, url, headers, body)"""
+
+@final
+class Shipment:
+    """A chunk in the library's hands: decided when it is made, then admitted piece by piece; its requests are built,
+    encrypted and sent, their answers read and settled without Python."""
+
+    number: int
+    """Names it in `Lanes.drain`, there with an empty list: something of it can be taken."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        note: Note,
+        wire: Wire,
+        rows: bytes,
+        caps: Caps | None,
+        chunk: tuple[bytes, bytes, int, int, int, int, bool],
+        send: tuple[bool, int, int],
+        class_: str,
+        now_ms: int,
+    ) -> None:
+        """rows as `Note.decide` takes them; chunk: (org, send, shard, seq, attempt, started, repeated); send:
+        (at_most_once, planned_ms, expires_ms)."""
+    def waiting(self) -> int:
+        """How many have not been admitted."""
+    def lanes(self, n: int) -> list[tuple[str, int]]:
+        """Of the next n, how many go by which lane."""
+    def fit(self, granted: dict[str, int]) -> int:
+        """How many of those who are next have a place when each lane has so many."""
+    def mark(self, n: int) -> int:
+        """The position behind the n-th of those who wait: where the chunk's mark must stand before they are
+        admitted."""
+    def admit(self, n: int) -> None:
+        """The next n may leave."""
+    def deadline(self, seconds: float) -> None:
+        """As that of a `LaneBatch`."""
+    def renew(self, transports: Sequence[str], wire: Wire | None) -> None:
+        """Those whose token of these providers has expired go again under the wire's fresh one; None: their refusals
+        stand."""
+    def take(self) -> tuple[OutcomeBatch, list[tuple[str, int]], list[str], int, list[tuple[str, str]]]:
+        """(outcomes; of those that were admitted, how many have ended by lane; transports for whose fresh token some
+        wait; recipients without an outcome; (lane, reason) where the send was just halted)."""
 
 # -- simulator -------------------------------------------------------------------------------------------------------
 

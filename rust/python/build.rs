@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-const CRATES: [&str; 3] = ["core", "python", "simulator"];
+const CRATES: [&str; 4] = ["core", "lanes", "python", "simulator"];
 
 fn main() {
     let rust = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -16,7 +16,7 @@ def test_the_binary_is_built_from_these_sources() -> None:
     rust = ROOT / "rust"
     files = {
         path.relative_to(rust).as_posix(): path
-        for name in ("core", "python", "simulator")
+        for name in ("core", "lanes", "python", "simulator")
         for path in (rust / name).rglob("*")
         if path.suffix in {".rs", ".toml", ".pem"}
     }

@@ -1,4 +1,7 @@
-"""What lanes say of a request's fate: `unsent` only when it is proved (reliability.md 2.1)."""
+"""What lanes say of a request's fate: `unsent` only when it is proved (reliability.md 2.1).
+
+Two levels: `core`, which both implementations keep, and `transport`, for the native one alone.
+"""
 
 import asyncio
 import contextlib
@@ -25,15 +28,31 @@ from tests.conftest import eventually
 from tests.delivery.conftest import DEAD_PORT
 
 from sendora.delivery.channel import Connection
-from sendora.delivery.lanes import PlainLanes
-from sendora.delivery.lanes import plain as lanes_
+from sendora.delivery.lanes import BREAKER_FAILURES, BREAKER_S, LANES_MAX, PROMISED, NativeLanes, PlainLanes
 from sendora.delivery.lanes.plain import STREAMS
-from sendora.delivery.lanes.seam import BREAKER_FAILURES, BREAKER_S, LANES_MAX, PROMISED
 from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Outcome, Reply
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, SendId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.outbound import Outbound
+
+
+def certificate(
+    subject: str, key: ec.EllipticCurvePrivateKey, issuer: str, signed_by: ec.EllipticCurvePrivateKey, ca: bool
+) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .sign(signed_by, hashes.SHA256())
+    )
 
 
 class Http2:
@@ -49,23 +68,13 @@ class Http2:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, folder: Path) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-        now = datetime.datetime.now(datetime.UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(1)
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
+        authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+        authority = certificate("authority", authority_key, "authority", authority_key, ca=True)
+        served = certificate("localhost", key, "authority", authority_key, ca=False)
         self.ca_file = folder / "ca.pem"
-        self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        self.ca_file.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+        chain = folder / "chain.pem"
+        chain.write_bytes(served.public_bytes(serialization.Encoding.PEM))
         secret = folder / "key.pem"
         secret.write_bytes(
             key.private_bytes(
@@ -73,7 +82,7 @@ class Http2:
             )
         )
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self.ca_file, secret)
+        context.load_cert_chain(chain, secret)
         context.set_alpn_protocols(["h2"])
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
         self.origin = f"localhost:{self._server.sockets[0].getsockname()[1]}"
@@ -120,8 +129,14 @@ class Http2:
             case "goaway" if self.seen.count(path) == 1:
                 # Only the first stream was read, says the server, so that this one may be sent again.
                 connection.close_connection(last_stream_id=1)
+            case "refused" if self.seen.count(path) == 1:
+                connection.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
+            case "always-refused":
+                connection.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
             case "silent":
                 return
+            case "refused":
+                connection.send_headers(stream, [(":status", "200")], end_stream=True)
             case "goaway":
                 connection.send_headers(stream, [(":status", "200")], end_stream=True)
             case "endless":
@@ -178,11 +193,11 @@ class Open:
         self.limit -= granted
         return granted
 
-    def open_s(self) -> float:
-        return 60.0 if self.is_open else 0.0
-
     def open(self) -> bool:
         return self.is_open
+
+    def open_s(self) -> float:
+        return 60.0 if self.is_open else 0.0
 
     async def again(self, call: Call, reply: Reply) -> Call | None:
         if isinstance(self.fresh, Exception):
@@ -194,12 +209,44 @@ class Open:
 
 
 class Tower:
-    def __init__(self, kernel: Kernel, server: Http2) -> None:
+    def __init__(self, kernel: Kernel, server: Http2, kind: str) -> None:
         self.now = 100.0
         self.server = server
-        self.lanes = PlainLanes(kernel, clock=lambda: self.now)
+        self.kernel = kernel
+        self._kind = kind
+        self.breaker_s = BREAKER_S if kind == "plain" else 0.5
+        self.places = kernel.settings.dispatch.connections * STREAMS
+        """Requests that may be on a lane whose credential is accepted."""
+        self.lanes = self.make()
         self.sending = Notes()
         self.gate = Open()
+
+    def make(self, **options: Any) -> PlainLanes | NativeLanes:
+        if self._kind == "plain":
+            return PlainLanes(self.kernel, clock=lambda: self.now, **options)
+        # Real time passes in Rust; so many streams as the plain ones have.
+        return NativeLanes(self.kernel, breaker_s=self.breaker_s, streams=STREAMS, **options)
+
+    async def remake(self, **options: Any) -> None:
+        await self.lanes.close()
+        self.lanes = self.make(**options)
+
+    async def cool(self) -> None:
+        """Until the circuit is half open."""
+        self.now += BREAKER_S
+        await eventually(lambda: self.lanes.held_s("apns:1") == 0)
+
+    def holds(self) -> bool:
+        return 0 < self.lanes.held_s("apns:1") <= self.breaker_s
+
+    def count(self) -> int:
+        """Lanes that are there."""
+        return len(self.lanes._lanes) if isinstance(self.lanes, PlainLanes) else len(self.lanes._native.standing())
+
+    def busy(self) -> bool:
+        if isinstance(self.lanes, PlainLanes):
+            return self.lanes._lanes["apns:1"].busy
+        return any(window.taken for window in self.lanes._windows["apns:1"].values())
 
     def calls(self, *paths: str, lane: str = "apns:1") -> list[Call]:
         return [
@@ -227,8 +274,8 @@ def chunk(class_: Class = "bulk") -> Chunk:
     )
 
 
-@pytest.fixture
-async def tower(kernel: Kernel, tmp_path: Path) -> AsyncIterator[Tower]:
+@pytest.fixture(params=["plain", "native"])
+async def tower(kernel: Kernel, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Tower]:
     server = Http2()
     await server.start(tmp_path)
     allowed = msgspec.structs.replace(
@@ -236,7 +283,7 @@ async def tower(kernel: Kernel, tmp_path: Path) -> AsyncIterator[Tower]:
     )
     settings = msgspec.structs.replace(kernel.settings, outbound=allowed)
     outbound = Outbound(settings)
-    tower = Tower(dataclasses.replace(kernel, settings=settings, outbound=outbound), server)
+    tower = Tower(dataclasses.replace(kernel, settings=settings, outbound=outbound), server, request.param)
     yield tower
     await tower.lanes.close()
     await outbound.close()
@@ -283,9 +330,9 @@ async def test_what_breaks_after_it_was_written_is_unknown(tower: Tower, path: s
     assert tower.server.seen == [f"/{path}/0"]
 
 
-async def test_a_silent_provider_is_unknown_after_a_while(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_provider_is_unknown_after_a_while(tower: Tower) -> None:
     """F-V6; the others on the connection are not held up."""
-    monkeypatch.setattr(lanes_, "CALL_S", 0.3)
+    await tower.remake(call_s=0.3)
     await tower.run(*tower.calls("200"))
     replies = await tower.run(*tower.calls("silent", "200"))
     assert (replies[0].fate, replies[1].status) == ("unknown", 200)
@@ -331,9 +378,9 @@ async def test_transactional_calls_go_first(tower: Tower) -> None:
     broadcast = asyncio.create_task(tower.run(*tower.calls(*["200"] * 5)))
     await eventually(lambda: len(tower.server.seen) == 1)
     code = msgspec.structs.replace(tower.calls("200")[0], url=f"https://{tower.server.origin}/200/code")
-    urgent = asyncio.create_task(tower.lanes.run(Notes(), [code], chunk("now"), Open()))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    gate = Open()
+    urgent = asyncio.create_task(tower.lanes.run(Notes(), [code], chunk("now"), gate))
+    await eventually(lambda: gate.limit == 999_999)
     tower.server.answer.set()
     await asyncio.gather(broadcast, urgent)
     assert tower.server.seen.index("/200/code") == 1
@@ -348,13 +395,13 @@ async def test_the_circuit_opens_and_closes(tower: Tower) -> None:
     assert {reply.fate for reply in replies.values()} == {"unsent"}
     assert len(replies) < len(calls), "what was not admitted waits as it is"
     assert [reply.detail for reply in replies.values()].count("breaker") == len(replies) - BREAKER_FAILURES
-    assert tower.lanes.held_s("apns:1") == BREAKER_S
+    assert tower.holds()
     assert tower.lanes.held_s("apns:2") == 0
-    tower.now += BREAKER_S
+    await tower.cool()
     # Half open: one more failure is enough, one success closes it.
     await tower.run(calls[0])
-    assert tower.lanes.held_s("apns:1") == BREAKER_S
-    tower.now += BREAKER_S
+    assert tower.holds()
+    await tower.cool()
     await tower.run(*tower.calls("200"))
     await tower.run(*calls[:3])
     assert tower.lanes.held_s("apns:1") == 0
@@ -368,7 +415,7 @@ async def test_an_address_that_may_not_be_dialled_says_nothing_of_the_lane(tower
     ]
     replies = await tower.run(*calls)
     assert len(replies) == len(calls)
-    assert all(reply.detail.startswith(BLOCKED) for reply in replies.values())
+    assert {reply.detail.startswith(BLOCKED) for reply in replies.values()} == {True}, replies
     assert tower.lanes.held_s("apns:1") == 0
 
 
@@ -378,7 +425,7 @@ async def test_a_lane_that_stands_still_holds_a_small_part_of_the_window(tower: 
     if proved:
         await tower.run(*tower.calls("200"))
     tower.server.answer.clear()
-    places = tower.lanes._lanes["apns:1"]._connections * STREAMS if proved else 1
+    places = tower.places if proved else 1
     calls = tower.calls(*["200"] * 300)
     gate = Open()
     running = [asyncio.create_task(tower.lanes.run(Notes(), calls, chunk(), gate)) for _ in range(3)]
@@ -391,7 +438,7 @@ async def test_a_lane_that_stands_still_holds_a_small_part_of_the_window(tower: 
     tower.server.answer.set()
     await asyncio.gather(*running, code)
     assert len(gate.outcomes) == 900
-    assert not tower.lanes._lanes["apns:1"].busy
+    assert not tower.busy()
 
 
 async def test_a_chunk_of_several_lanes_waits_for_none_with_places_of_another_in_hand(tower: Tower) -> None:
@@ -449,15 +496,16 @@ async def test_web_push_has_a_bounded_number_of_lanes(tower: Tower) -> None:
     for i in range(LANES_MAX + 10):
         await tower.run(msgspec.structs.replace(call, lane=f"webpush:https://x{i}"))
         tower.now += 0.001
-    assert len(tower.lanes._lanes) == LANES_MAX
-    assert tower.server.connections == 1  # Their client is one; its pool goes by the real origin.
-    tower.now += 1_000
-    await tower.run(msgspec.structs.replace(call, lane="webpush:https://late"))
-    assert len(tower.lanes._lanes) == 1
+    assert tower.count() == LANES_MAX
+    if isinstance(tower.lanes, PlainLanes):
+        assert tower.server.connections == 1  # Their client is one; its pool goes by the real origin.
+        tower.now += 1_000
+        await tower.run(msgspec.structs.replace(call, lane="webpush:https://late"))
+        assert tower.count() == 1
 
 
-async def test_when_all_lanes_are_busy_a_new_one_waits_its_turn(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_, "LANES_MAX", 1)
+async def test_when_all_lanes_are_busy_a_new_one_waits_its_turn(tower: Tower) -> None:
+    await tower.remake(lanes_max=1)
     tower.server.answer.clear()
     running = asyncio.create_task(tower.run(*tower.calls("200")))
     await eventually(lambda: len(tower.server.seen) == 1)
@@ -466,3 +514,33 @@ async def test_when_all_lanes_are_busy_a_new_one_waits_its_turn(tower: Tower, mo
     assert (notes.replies[0].fate, notes.replies[0].detail) == ("unsent", "lanes_busy")
     tower.server.answer.set()
     await running
+
+
+native = pytest.mark.parametrize("tower", ["native"], indirect=True)
+"""The transport level."""
+
+
+@native
+async def test_what_is_refused_unread_is_sent_again_but_not_for_ever(tower: Tower) -> None:
+    """F-V5: and it is no repetition."""
+    replies = await tower.run(*tower.calls("200", "refused", "refused", "always-refused"))
+    assert [replies[i].status for i in range(3)] == [200, 200, 200]
+    assert (replies[3].fate, replies[3].detail) == ("unsent", "refused_unread")
+
+
+@native
+async def test_a_provider_that_stands_still_opens_the_circuit(tower: Tower) -> None:
+    """F-V6: nobody knows what became of them, and nobody else is sent there for a while."""
+    await tower.remake(call_s=0.3)
+    await tower.run(*tower.calls("200"))
+    replies = await tower.run(*tower.calls(*["silent"] * BREAKER_FAILURES))
+    assert {reply.fate for reply in replies.values()} == {"unknown"}
+    assert tower.holds()
+
+
+@native
+async def test_requests_are_counted_by_provider_and_status(tower: Tower) -> None:
+    before = tower.kernel.metrics.value("lane_requests", provider="apns", status=410)
+    await tower.run(*tower.calls("200", "410", "410"))
+    assert tower.kernel.metrics.value("lane_requests", provider="apns", status=410) == before + 2
+    assert "lane_seconds" in tower.kernel.metrics.text().decode()

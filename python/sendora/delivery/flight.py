@@ -142,7 +142,7 @@ class Flight:
         if self._desk.draining.is_set():
             return 0.0
         left = (self._send.expires_at - self._desk.kernel.clock.now()).total_seconds()
-        return max(min(self._desk.shards.mine_for_s(self.chunk.shard, self._epoch), left), 0.0)
+        return max(min(self._desk.shards.left_s(self.chunk.shard, self._epoch), left), 0.0)
 
     def open(self) -> bool:
         return self.open_s() > 0.0
@@ -204,31 +204,28 @@ class Flight:
         self._shipped = await self._sending.ship(lanes.core, self.chunk, rows, caps, now_ms)
         shipment = self._shipped.shipment
         # Those who are not sent to; and when everybody had an outcome, only the closing was lost.
-        if not self._take():
-            return
-        if (held_s := shipment.held_s()) is None:
-            await lanes.carry(shipment, self.chunk, self, self._landed)
-            held_s = shipment.held_s()
-        if self._left_behind:
-            await self._put_back(held_s or 0.0, blame=False)
-
-    def _landed(self) -> int:
-        failpoint.hit("dispatch.after_answer")
-        places = self._places
         self._take()
-        return places - self._places
+        if not self._left_behind:
+            return
+        await lanes.carry(shipment, self.chunk, self, self._landed)
+        if self._left_behind:
+            await self._put_back(lanes.held_shipment_s(shipment) or 0.0, blame=False)
 
-    def _take(self) -> int:
-        """Hand over what has gathered; how many recipients have no outcome yet."""
-        outcomes, places, renewing, left, halted = self._shipped.shipment.take()
+    def _landed(self) -> Sequence[tuple[str, int]]:
+        failpoint.hit("dispatch.after_answer")
+        return self._take()
+
+    def _take(self) -> Sequence[tuple[str, int]]:
+        """Hand over what has gathered; by lane, how many of those that were admitted."""
+        outcomes, ended, renewing, left, halted = self._shipped.shipment.take()
         self._left_behind = left
         for lane, reason in halted:
             self._desk.kernel.log.error("dispatch.halted", send=str(self.chunk.send), lane=lane, reason=reason)
         if renewing and self._renewal is None:
             self._renewal = asyncio.ensure_future(self._renew(renewing))
         if len(outcomes) or not left:
-            self._hand_over(outcomes, places, closed=not left)
-        return left
+            self._hand_over(outcomes, sum(n for _, n in ended), closed=not left)
+        return ended
 
     async def _renew(self, transports: Sequence[str]) -> None:
         """Once for all of the chunk that have heard so by now; who hears it meanwhile is next."""

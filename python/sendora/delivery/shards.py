@@ -105,8 +105,8 @@ class Shards:
         held = self._held.get(shard)
         return held is not None and held.epoch == epoch and self._clock() < held.deadline
 
-    def mine_for_s(self, shard: int, epoch: int) -> float:
-        """For how many seconds from now on it is held under this epoch."""
+    def left_s(self, shard: int, epoch: int) -> float:
+        """For how long it stays ours without another renewal."""
         held = self._held.get(shard)
         return max(held.deadline - self._clock(), 0.0) if held is not None and held.epoch == epoch else 0.0
 

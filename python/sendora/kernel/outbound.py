@@ -154,6 +154,17 @@ class Outbound:
         self._clients.add(client)
         return client
 
+    def native(self) -> dict[str, Any]:
+        """The same guard and the same trust, as the native lanes are told of them (`rust/lanes`)."""
+        system = ssl.get_default_verify_paths().cafile
+        trusted = [system, certifi.where(), self._settings.ca_file]
+        return {
+            "caFiles": [str(file) for file in trusted if file is not None],
+            "blocked": [str(network) for network in BLOCKED],
+            "exempt": sorted(self._exempt),
+            "ports": sorted(PORTS),
+        }
+
     def _tls(self) -> ssl.SSLContext:
         # A context for each client: httpcore sets the protocols that it offers on the context itself.
         context = ssl.create_default_context()

@@ -52,8 +52,8 @@ pub enum Said {
 /// What has gathered since it was last taken.
 pub struct Taken {
     pub outcomes: OutcomeBatch,
-    /// How many of them had been admitted: places in the window, to be given back when they are recorded.
-    pub places: usize,
+    /// How many of them had been admitted, by lane.
+    pub ended: Vec<(Arc<Lane>, usize)>,
     /// Providers whose token has expired: some items wait for a fresh one.
     pub renewing: Vec<Transport>,
     /// Recipients without an outcome, those included.
@@ -73,7 +73,8 @@ pub struct Shipment {
 
 struct Gathered {
     outcomes: OutcomeBatch,
-    places: usize,
+    /// By lane.
+    ended: Vec<usize>,
     left: usize,
     renewing: Vec<(u32, Ruling<'static>)>,
     renewed: HashSet<u32>,
@@ -106,7 +107,7 @@ impl Shipment {
         let left = decided.calls.len() + decided.stays.len();
         let mut gathered = Gathered {
             outcomes: OutcomeBatch::new(manifest.chunk),
-            places: 0,
+            ended: vec![0; parcels.lanes.len()],
             left,
             renewing: Vec::new(),
             renewed: HashSet::new(),
@@ -236,6 +237,8 @@ impl Shipment {
     /// What has gathered.
     pub fn take(&self) -> Taken {
         let mut state = self.state();
+        let by_lane = self.parcels.lanes.iter().zip(&mut state.ended);
+        let ended = by_lane.filter(|(_, n)| **n > 0).map(|(lane, n)| (Arc::clone(lane), std::mem::take(n))).collect();
         let mut renewing: Vec<Transport> = Vec::new();
         for (item, _) in &state.renewing {
             let transport = self.lane(*item).transport;
@@ -245,7 +248,7 @@ impl Shipment {
         }
         Taken {
             outcomes: std::mem::replace(&mut state.outcomes, OutcomeBatch::new(self.manifest.chunk)),
-            places: std::mem::take(&mut state.places),
+            ended,
             renewing,
             left: state.left,
             halted: std::mem::take(&mut state.halted),
@@ -256,7 +259,7 @@ impl Shipment {
         let lane = self.lane(item);
         let who = who(&self.decided, self.parcel(item).call, Some(lane));
         let mut state = self.state();
-        state.places += 1;
+        state.ended[self.parcel(item).lane as usize] += 1;
         state.push(&self.manifest, &who, ruling, sent);
     }
 

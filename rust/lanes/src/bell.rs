@@ -1,50 +1,47 @@
-//! Wakes whoever reads outcomes: one ring for all that has gathered since the last look.
+//! Finished things for one reader that sleeps on a file descriptor, such as an event loop.
+//!
+//! The bell rings when the queue turns non-empty, so a reader that takes everything is woken once for a batch. A pair of
+//! sockets rather than an eventfd: the standard library has it, and one byte for a batch costs the same.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
 
-/// A pair of sockets: an event loop watches the one, a thread that has something writes a byte into the other.
-#[derive(Debug)]
-pub struct Bell {
-    reader: UnixStream,
-    writer: UnixStream,
-    rung: AtomicBool,
+pub struct Bell<T> {
+    finished: Mutex<Vec<T>>,
+    rope: UnixStream,
+    clapper: UnixStream,
 }
 
-impl Bell {
+impl<T> Bell<T> {
     pub fn new() -> io::Result<Self> {
-        let (reader, writer) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
-        writer.set_nonblocking(true)?;
-        Ok(Self { reader, writer, rung: AtomicBool::new(false) })
+        let (rope, clapper) = UnixStream::pair()?;
+        rope.set_nonblocking(true)?;
+        clapper.set_nonblocking(true)?;
+        Ok(Self { finished: Mutex::default(), rope, clapper })
     }
 
-    /// Readable when it was rung.
+    /// Readable while something is there to be taken.
     pub fn fileno(&self) -> RawFd {
-        self.reader.as_raw_fd()
+        self.clapper.as_raw_fd()
     }
 
-    /// Only the first ring since the last [`Bell::still`] costs a system call.
-    pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            // A full socket has a byte to be read, and that is all that is wanted.
-            let _ = (&self.writer).write(&[1]);
+    pub fn push(&self, things: impl IntoIterator<Item = T>) {
+        let mut finished = self.finished.lock().expect("no holder panics");
+        let was_empty = finished.is_empty();
+        finished.extend(things);
+        if was_empty && !finished.is_empty() {
+            // Full means that it has been rung often enough.
+            let _ = (&self.rope).write(&[1]);
         }
     }
 
-    /// To be called before looking: what comes after the look rings again.
-    pub fn still(&self) {
-        self.rung.store(false, Ordering::Release);
-        let mut some = [0; 64];
-        loop {
-            match (&self.reader).read(&mut some) {
-                Ok(n) if n == some.len() => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                _ => return,
-            }
-        }
+    pub fn take(&self) -> Vec<T> {
+        let mut finished = self.finished.lock().expect("no holder panics");
+        let mut heard = [0; 64];
+        while matches!((&self.clapper).read(&mut heard), Ok(n) if n == heard.len()) {}
+        std::mem::take(&mut *finished)
     }
 }
 
@@ -52,22 +49,23 @@ impl Bell {
 mod tests {
     use super::*;
 
-    fn rings(bell: &Bell) -> usize {
-        let mut some = [0; 64];
-        (&bell.reader).read(&mut some).unwrap_or(0)
+    fn rings(bell: &Bell<u32>) -> bool {
+        let mut byte = [0];
+        (&bell.clapper).read(&mut byte).is_ok()
     }
 
     #[test]
-    fn rings_once_until_it_was_heard() {
+    fn it_rings_once_for_a_batch() {
         let bell = Bell::new().unwrap();
-        assert_eq!(rings(&bell), 0);
-        bell.ring();
-        bell.ring();
-        assert_eq!(rings(&bell), 1);
-        bell.ring();
-        assert_eq!(rings(&bell), 0);
-        bell.still();
-        bell.ring();
-        assert_eq!(rings(&bell), 1);
+        bell.push([1, 2]);
+        bell.push([3]);
+        assert!(rings(&bell));
+        assert!(!rings(&bell));
+        assert_eq!(bell.take(), [1, 2, 3]);
+        bell.push([]);
+        assert!(!rings(&bell));
+        bell.push([4]);
+        assert_eq!(bell.take(), [4]);
+        assert!(!rings(&bell), "what was taken is not announced");
     }
 }

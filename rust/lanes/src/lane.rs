@@ -1,449 +1,500 @@
-//! A lane: who waits for a stream, how many may be on the wire, and whether the provider answers at all.
-//!
-//! Connections draw from the lane; the lane decides how much and from whom. One request at a time until the first success
-//! (APNs takes one stream until a credential has proved itself, others lose one round trip); afterwards as many as the
-//! connections have streams. `Now` goes before `Bulk`, and within a class tenants take turns. Places are promised before
-//! anybody is handed in ([`Lane::reserve`]): at most twice as many as may be on the wire, so that a provider that is slow,
-//! silent or unproven holds a small part of the worker's window.
+//! One lane: what waits, its connections, its circuit and its pace. Connections pull from it, so a slow one takes less.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::connection::drive;
+use crate::dial::{self, Origin, Refused};
 use crate::pace::Pace;
-use crate::{Class, Fate, Load, Said, Settings};
+use crate::stats::Stats;
+use crate::turns::{Task, Turns};
+use crate::{Class, Fate, Guard, Load, REPLAYS_MAX, Reply, Settings};
 
-/// Calls that may be handed in for a lane, in calls that may be on it: while some are on the wire the next are marked.
-const PROMISED: usize = 2;
+/// Bytes of bodies that HTTP/2 lets a client send before the server has read some: a connection that has so many
+/// unanswered may stand still, whatever its streams allow.
+const WINDOW: usize = 65_535;
 
-/// What one connection may carry until its peer has said: httpcore's ceiling, below what providers announce.
-pub const STREAMS_ASSUMED: usize = 100;
+/// A further connection that could not be had is not tried again at once; the lane goes on with those it has.
+const DIAL_AGAIN: Duration = Duration::from_secs(1);
 
-/// More than a provider needs; a peer that announces four billion shall not make us promise as many.
-pub const STREAMS_MAX: usize = 1_000;
-
-/// How often what is proved unread is sent again before it waits for a later try.
-const REPLAYS_MAX: u8 = 3;
-
-/// A provider that asks for a longer rest is left alone, and whoever waits hears so.
-const REST_MAX: Duration = Duration::from_secs(2);
-
-pub type Tenant = [u8; 16];
-
-/// A recipient on its way.
-pub struct Ticket {
-    pub load: Arc<dyn Load>,
-    pub item: u32,
-    pub class: Class,
-    tenant: Tenant,
-    replays: u8,
+/// What all lanes share.
+pub(crate) struct Shared {
+    pub settings: Settings,
+    pub stats: Stats,
+    guard: Guard,
+    tls: TlsConnector,
+    runtime: Handle,
 }
 
-/// Where a lane leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    pub host: String,
-    pub port: u16,
-}
-
-pub struct Lane {
-    pub name: Arc<str>,
-    pub origin: Result<Origin, &'static str>,
-    pub(crate) settings: Arc<Settings>,
+pub(crate) struct Lane {
+    pub shared: Arc<Shared>,
+    /// A label with few values: what stands before the colon of the lane's name.
+    pub provider: String,
     state: Mutex<State>,
+    dialled: AtomicUsize,
 }
 
 struct State {
-    lines: [Lines; 2],
-    promised: [usize; 2],
+    origin: Option<Origin>,
+    turns: Turns,
+    /// Requests on all connections.
     running: usize,
-    proven: bool,
+    /// The credential has been accepted. Until then one request at a time: APNs takes no more, others lose a round trip.
+    proved: bool,
     failures: u32,
-    held_until: Instant,
-    rests_until: Instant,
+    held_until: Option<Instant>,
+    /// Why it is held.
+    held_by: &'static str,
     pace: Pace,
-    /// Connections that live or are being made, and of them those that are being made.
-    connections: usize,
-    connecting: usize,
-    made: usize,
-    /// What the latest of them may carry.
-    streams: usize,
-    wakers: HashMap<usize, Waker>,
+    links: Vec<Link>,
+    dialling: bool,
+    dial_after: Instant,
+    next_id: u32,
     used_at: Instant,
+    closed: bool,
 }
 
-/// Who waits in one class: tenants in turns, each tenant's in their order.
+/// A connection, as its lane sees it.
+struct Link {
+    id: u32,
+    running: usize,
+    bytes: usize,
+    /// Streams that it may have.
+    streams: usize,
+    draining: bool,
+    waker: Option<Waker>,
+}
+
+/// What a run of answers on one connection amounts to.
 #[derive(Default)]
-struct Lines {
-    by_tenant: HashMap<Tenant, VecDeque<Ticket>>,
-    turns: VecDeque<Tenant>,
-    waiting: usize,
+pub(crate) struct Learnt {
+    pub ended: usize,
+    pub bytes: usize,
+    pub answered: bool,
+    pub success: bool,
+    pub failures: u32,
+    pub throttled: bool,
+    pub hold: Option<Duration>,
+    pub again: Vec<Task>,
 }
 
-impl Lines {
-    fn push(&mut self, ticket: Ticket, front: bool) {
-        let tenant = ticket.tenant;
-        let line = self.by_tenant.entry(tenant).or_default();
-        if line.is_empty() {
-            self.turns.push_back(tenant);
-        }
-        if front {
-            line.push_front(ticket);
-        } else {
-            line.push_back(ticket);
-        }
-        self.waiting += 1;
-    }
-
-    fn pop(&mut self) -> Option<Ticket> {
-        let tenant = self.turns.pop_front()?;
-        let line = self.by_tenant.get_mut(&tenant)?;
-        let ticket = line.pop_front()?;
-        if line.is_empty() {
-            self.by_tenant.remove(&tenant);
-        } else {
-            self.turns.push_back(tenant);
-        }
-        self.waiting -= 1;
-        Some(ticket)
-    }
+pub(crate) struct Taken {
+    pub tasks: Vec<Task>,
+    /// When to ask again although nobody wakes the connection.
+    pub again: Option<Instant>,
+    /// The lane has no more use for this connection.
+    pub drain: bool,
+    pub closed: bool,
 }
 
-/// What a connection shall do next.
-pub enum Turn {
-    Take(Ticket),
-    /// Nothing now; the connection is woken, or comes back at this instant.
-    Wait(Option<Instant>),
+/// What remains to be done when the lock is given back.
+#[derive(Default)]
+struct After {
+    refused: Vec<(Task, &'static str)>,
+    dial: Option<Origin>,
+    wake: Vec<Waker>,
+}
+
+impl Shared {
+    pub fn new(settings: Settings, runtime: Handle) -> Result<Self, String> {
+        let guard = Guard::new(settings.blocked.clone(), settings.exempt.clone(), settings.ports.clone());
+        let tls = dial::tls(&settings.ca_files)?;
+        Ok(Self { stats: Stats::new(settings.seconds.clone()), guard, tls, runtime, settings })
+    }
 }
 
 impl Lane {
-    pub(crate) fn new(name: Arc<str>, base: &str, settings: Arc<Settings>) -> Self {
+    pub fn new(name: &str, shared: Arc<Shared>) -> Arc<Self> {
         let now = Instant::now();
         let state = State {
-            lines: Default::default(),
-            promised: [0; 2],
+            origin: None,
+            turns: Turns::default(),
             running: 0,
-            proven: false,
+            proved: false,
             failures: 0,
-            held_until: now,
-            rests_until: now,
+            held_until: None,
+            held_by: "breaker",
             pace: Pace::new(now),
-            connections: 0,
-            connecting: 0,
-            made: 0,
-            streams: STREAMS_ASSUMED,
-            wakers: HashMap::new(),
+            links: Vec::new(),
+            dialling: false,
+            dial_after: now,
+            next_id: 0,
             used_at: now,
+            closed: false,
         };
-        Self { name, origin: Origin::of(base), settings, state: Mutex::new(state) }
+        let provider = name.split(':').next().unwrap_or(name).into();
+        Arc::new(Self { shared, provider, state: Mutex::new(state), dialled: AtomicUsize::new(0) })
+    }
+
+    pub fn submit(self: &Arc<Self>, origin: &str, class: Class, tenant: u128, load: &Arc<dyn Load>, items: &[u32]) {
+        let now = Instant::now();
+        let mut after = After::default();
+        {
+            let mut state = self.state();
+            state.used_at = now;
+            let wanted = Origin::parse(origin);
+            let refusal = if state.closed {
+                Some("closed")
+            } else if state.held(now).is_some() {
+                Some(state.held_by)
+            } else if wanted.is_none() {
+                Some("not_https")
+            } else {
+                None
+            };
+            if let Some(refusal) = refusal {
+                let task = |item: &u32| Task { load: Arc::clone(load), item: *item, replays: 0, class };
+                after.refused.extend(items.iter().map(|item| (task(item), refusal)));
+            } else {
+                if state.origin != wanted {
+                    state.move_to(wanted, &mut after);
+                }
+                state.turns.push(class, tenant, load, items);
+                state.balance(&self.shared.settings, now, &mut after);
+            }
+        }
+        self.finish(after);
+    }
+
+    pub fn held(&self, now: Instant) -> Duration {
+        self.state().held(now).unwrap_or_default()
+    }
+
+    pub fn limit(&self) -> usize {
+        let settings = &self.shared.settings;
+        if self.state().proved { settings.connections * settings.streams } else { 1 }
+    }
+
+    pub fn wanted(&self) -> usize {
+        self.state().turns.len()
+    }
+
+    pub fn grant(self: &Arc<Self>, tokens: u32) {
+        let mut after = After::default();
+        {
+            let mut state = self.state();
+            state.pace.grant(tokens);
+            state.balance(&self.shared.settings, Instant::now(), &mut after);
+        }
+        self.finish(after);
+    }
+
+    pub fn standing(&self, now: Instant) -> (String, usize, bool) {
+        let state = self.state();
+        (self.provider.clone(), state.links.len(), state.held(now).is_some())
+    }
+
+    pub fn idle_since(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.running == 0 && state.turns.len() == 0 && !state.dialling).then_some(state.used_at)
+    }
+
+    pub fn alive(&self) -> bool {
+        let state = self.state();
+        !state.links.is_empty() || state.running > 0
+    }
+
+    pub fn close(self: &Arc<Self>) {
+        let mut after = After::default();
+        {
+            let mut state = self.state();
+            state.closed = true;
+            state.refuse_all("closed", &mut after);
+            after.wake.extend(state.links.iter_mut().filter_map(|link| link.waker.take()));
+        }
+        self.finish(after);
+    }
+
+    // -- for connections
+
+    /// Some of what waits, as far as there is room for it. `waker` is kept for the time when there is more.
+    pub fn take(&self, id: u32, room: usize, streams: usize, waker: &Waker) -> Taken {
+        let now = Instant::now();
+        let mut state = self.state();
+        let held = state.held(now).is_some();
+        let drain = state.links.iter().any(|link| link.id == id && link.draining);
+        let mut want = if drain { 0 } else { room.min(state.turns.len()) };
+        if !state.proved {
+            want = want.min(1_usize.saturating_sub(state.running));
+        }
+        let (allowed, again) = if held || want == 0 { (0, None) } else { state.pace.allowance(want, now) };
+        let tasks: Vec<Task> = (0..allowed).map_while(|_| state.turns.pop()).collect();
+        state.running += tasks.len();
+        if allowed > 0 {
+            state.pace.spend(tasks.len(), now);
+            state.used_at = now;
+        }
+        if let Some(link) = state.links.iter_mut().find(|link| link.id == id) {
+            link.running += tasks.len();
+            link.streams = streams;
+            if !link.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+                link.waker = Some(waker.clone());
+            }
+        }
+        Taken { tasks, again, drain, closed: state.closed }
+    }
+
+    /// Bytes of bodies that were written, so that a connection whose window is full is seen to be full.
+    pub fn wrote(self: &Arc<Self>, id: u32, bytes: usize) {
+        let mut after = After::default();
+        {
+            let mut state = self.state();
+            if let Some(link) = state.links.iter_mut().find(|link| link.id == id) {
+                link.bytes += bytes;
+            }
+            state.balance(&self.shared.settings, Instant::now(), &mut after);
+        }
+        self.finish(after);
+    }
+
+    pub fn learn(self: &Arc<Self>, id: u32, learnt: Learnt) {
+        let now = Instant::now();
+        let settings = &self.shared.settings;
+        let mut after = After::default();
+        {
+            let mut state = self.state();
+            state.running -= learnt.ended;
+            if let Some(link) = state.links.iter_mut().find(|link| link.id == id) {
+                link.running -= learnt.ended;
+                link.bytes = link.bytes.saturating_sub(learnt.bytes);
+            }
+            if learnt.answered {
+                state.failures = 0;
+            }
+            state.proved |= learnt.success;
+            if learnt.throttled {
+                state.pace.throttled(now);
+            }
+            for mut task in learnt.again {
+                task.replays += 1;
+                if task.replays > REPLAYS_MAX {
+                    after.refused.push((task, "refused_unread"));
+                } else {
+                    state.turns.push_again(task);
+                }
+            }
+            state.fail(learnt.failures, settings, now, &mut after);
+            if let Some(hold) = learnt.hold {
+                state.hold(now + hold, "held", &mut after);
+            }
+            if state.closed {
+                state.refuse_all("closed", &mut after);
+            } else if state.held(now).is_some() {
+                let why = state.held_by;
+                state.refuse_all(why, &mut after);
+            }
+            state.balance(settings, now, &mut after);
+        }
+        self.finish(after);
+    }
+
+    /// The connection takes no more requests; another one is opened while it ends its own.
+    pub fn drain(self: &Arc<Self>, id: u32) {
+        let mut after = After::default();
+        {
+            let mut state = self.state();
+            if let Some(link) = state.links.iter_mut().find(|link| link.id == id) {
+                link.draining = true;
+            }
+            state.balance(&self.shared.settings, Instant::now(), &mut after);
+        }
+        self.finish(after);
+    }
+
+    pub fn unlink(self: &Arc<Self>, id: u32) {
+        let mut after = After::default();
+        {
+            let mut state = self.state();
+            state.links.retain(|link| link.id != id);
+            state.balance(&self.shared.settings, Instant::now(), &mut after);
+        }
+        self.finish(after);
+    }
+
+    async fn dial(self: Arc<Self>, origin: Origin) {
+        let Shared { settings, guard, tls, .. } = &*self.shared;
+        let turn = self.dialled.fetch_add(1, Ordering::Relaxed);
+        let opened = timeout(settings.connect(), dial::open(&origin, guard, tls, settings.streams, turn)).await;
+        match opened {
+            Ok(Ok((send, connection))) => {
+                if let Some(id) = self.linked(&origin) {
+                    drive(self, id, origin.authority, send, connection).await;
+                }
+            }
+            Ok(Err(Refused::Blocked(reason))) => {
+                let mut tasks = Vec::new();
+                {
+                    let mut state = self.state();
+                    state.dialling = false;
+                    // Nobody was asked, so nobody failed.
+                    if state.origin.as_ref() == Some(&origin) {
+                        tasks = state.turns.drain();
+                    }
+                }
+                for task in &tasks {
+                    let reply = Reply::without(Fate::Unsent, format!("blocked: {reason}"));
+                    task.load.reply(task.item, reply);
+                }
+                settle(tasks.iter());
+                self.rebalance();
+            }
+            Ok(Err(Refused::Failed(detail))) => self.not_dialled(&origin, detail, 1),
+            // Who waits would each have waited as long for nothing.
+            Err(_) => self.not_dialled(&origin, "connect_timeout", settings.breaker_failures as usize),
+        }
+    }
+
+    fn linked(self: &Arc<Self>, origin: &Origin) -> Option<u32> {
+        let mut after = After::default();
+        let id = {
+            let mut state = self.state();
+            state.dialling = false;
+            let mut id = None;
+            if !state.closed && state.origin.as_ref() == Some(origin) {
+                state.next_id += 1;
+                let streams = self.shared.settings.streams;
+                let made = Link { id: state.next_id, running: 0, bytes: 0, streams, draining: false, waker: None };
+                id = Some(made.id);
+                state.links.push(made);
+            }
+            state.balance(&self.shared.settings, Instant::now(), &mut after);
+            id
+        };
+        self.finish(after);
+        id
+    }
+
+    fn not_dialled(self: &Arc<Self>, origin: &Origin, detail: &'static str, blame: usize) {
+        let now = Instant::now();
+        let mut after = After::default();
+        {
+            let mut state = self.state();
+            state.dialling = false;
+            if state.origin.as_ref() == Some(origin) {
+                if state.links.iter().any(|link| !link.draining) {
+                    state.dial_after = now + DIAL_AGAIN;
+                } else {
+                    for _ in 0..blame {
+                        let Some(task) = state.turns.pop() else { break };
+                        after.refused.push((task, detail));
+                    }
+                    let failed = after.refused.len() as u32;
+                    state.fail(failed, &self.shared.settings, now, &mut after);
+                }
+            }
+            state.balance(&self.shared.settings, now, &mut after);
+        }
+        self.finish(after);
+    }
+
+    fn rebalance(self: &Arc<Self>) {
+        let mut after = After::default();
+        self.state().balance(&self.shared.settings, Instant::now(), &mut after);
+        self.finish(after);
+    }
+
+    fn finish(self: &Arc<Self>, after: After) {
+        if let Some(origin) = after.dial {
+            self.shared.runtime.spawn(Arc::clone(self).dial(origin));
+        }
+        for waker in after.wake {
+            waker.wake();
+        }
+        for (task, detail) in &after.refused {
+            task.load.reply(task.item, Reply::without(Fate::Unsent, *detail));
+        }
+        settle(after.refused.iter().map(|(task, _)| task));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long the lane is not tried; zero when it is open.
-    pub fn held(&self) -> Duration {
-        self.state().held_until.saturating_duration_since(Instant::now())
-    }
-
-    /// Promises places to some of `want`. Whoever goes to a lane that is held hears so at once and needs none.
-    pub fn reserve(&self, class: Class, want: usize) -> usize {
-        let mut state = self.state();
-        state.used_at = Instant::now();
-        let room = if state.held_until > state.used_at {
-            want
-        } else {
-            (PROMISED * self.limit(&state)).saturating_sub(state.promised[class.place()])
-        };
-        let granted = want.min(room);
-        state.promised[class.place()] += granted;
-        granted
-    }
-
-    /// Places that were not used after all.
-    pub fn release(&self, class: Class, places: usize) {
-        self.state().promised[class.place()] -= places;
-    }
-
-    /// A place without asking: for whoever had one and comes back.
-    pub(crate) fn claim(&self, class: Class) {
-        self.state().promised[class.place()] += 1;
-    }
-
-    /// Hands in those who have a place. True when a connection is wanted.
-    pub(crate) fn push(&self, load: &Arc<dyn Load>, class: Class, tenant: Tenant, items: &[u32]) -> bool {
-        let mut state = self.state();
-        let tickets = items.iter().map(|&item| Ticket { load: Arc::clone(load), item, class, tenant, replays: 0 });
-        if state.held_until > Instant::now() {
-            drop(state);
-            self.refuse(tickets.collect(), "breaker");
-            return false;
-        }
-        for ticket in tickets {
-            state.lines[class.place()].push(ticket, false);
-        }
-        state.wake();
-        self.wants_connection(&mut state)
-    }
-
-    /// The next one that may leave on a connection that has a stream for it.
-    pub(crate) fn take(&self, number: usize, context: &Context<'_>) -> Turn {
-        let now = Instant::now();
-        let mut state = self.state();
-        if state.held_until <= now && state.lines.iter().any(|lines| lines.waiting > 0) {
-            if state.rests_until > now {
-                let until = state.rests_until;
-                return Turn::Wait(Some(until));
-            }
-            if state.running < self.limit(&state) {
-                if state.pace.take(1, now) == 0 {
-                    return Turn::Wait(state.pace.next(now));
-                }
-                if let Some(ticket) = state.lines.iter_mut().find_map(Lines::pop) {
-                    state.running += 1;
-                    return Turn::Take(ticket);
-                }
-            }
-        }
-        state.wakers.insert(number, context.waker().clone());
-        Turn::Wait(None)
-    }
-
-    /// It could not be handed to the connection: another one takes it. Or it was refused unread, so this is no
-    /// repetition. True when a connection is wanted.
-    pub(crate) fn again(&self, mut ticket: Ticket, detail: &str) -> bool {
-        ticket.replays += 1;
-        if ticket.replays > REPLAYS_MAX {
-            self.finish(&ticket, &Fate::Unsent(detail));
-            return false;
-        }
-        let mut state = self.state();
-        state.running -= 1;
-        state.lines[ticket.class.place()].push(ticket, true);
-        state.wake();
-        self.wants_connection(&mut state)
-    }
-
-    /// Tells the load, and learns from what it says.
-    pub(crate) fn finish(&self, ticket: &Ticket, fate: &Fate<'_>) {
-        let answered = matches!(fate, Fate::Answered { .. });
-        let fate_unknown = matches!(fate, Fate::Unknown(_));
-        let said = match fate {
-            Fate::Answered { status, headers, body } => {
-                ticket.load.finished(ticket.item, Fate::Answered { status: *status, headers, body })
-            }
-            Fate::Unsent(detail) => ticket.load.finished(ticket.item, Fate::Unsent(detail)),
-            Fate::Unknown(detail) => ticket.load.finished(ticket.item, Fate::Unknown(detail)),
-        };
-        let flushed = {
-            let mut state = self.state();
-            state.leave(ticket);
-            if answered {
-                state.failures = 0;
-                self.learn(&mut state, said)
-            } else if fate_unknown {
-                self.fail(&mut state)
-            } else {
-                Vec::new()
-            }
-        };
-        self.refuse(flushed, "breaker");
-    }
-
-    /// Settled by its load without a request.
-    pub(crate) fn skip(&self, ticket: &Ticket) {
-        let mut state = self.state();
-        state.leave(ticket);
-        state.wake();
-    }
-
-    fn learn(&self, state: &mut State, said: Said) -> Vec<Ticket> {
-        let now = Instant::now();
-        match said {
-            Said::Success if !state.proven => {
-                state.proven = true;
-                state.wake();
-            }
-            Said::Throttled(after_s) => {
-                state.pace.complain(now);
-                let rest =
-                    after_s.map_or(Duration::ZERO, |seconds| Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)));
-                if rest > REST_MAX {
-                    state.held_until = state.held_until.max(now + rest);
-                    return state.drain();
-                }
-                state.rests_until = state.rests_until.max(now + rest);
-            }
-            _ => {}
-        }
-        state.wake_one();
-        Vec::new()
-    }
-
-    /// No answer: after some in a row the circuit opens. Half open afterwards: one request at a time, and one more failure
-    /// opens it again.
-    fn fail(&self, state: &mut State) -> Vec<Ticket> {
-        state.failures += 1;
-        state.wake_one();
-        if state.failures < self.settings.breaker_failures {
-            return Vec::new();
-        }
-        state.failures = self.settings.breaker_failures - 1;
-        state.proven = false;
-        state.held_until = Instant::now() + self.settings.breaker;
-        state.drain()
-    }
-
-    fn limit(&self, state: &State) -> usize {
-        if state.proven { self.settings.connections * state.streams } else { 1 }
-    }
-
-    /// What waits for a lane that does not answer hears so.
-    fn refuse(&self, tickets: Vec<Ticket>, detail: &str) {
-        for ticket in tickets {
-            ticket.load.finished(ticket.item, Fate::Unsent(detail));
-            self.state().promised[ticket.class.place()] -= 1;
-        }
-    }
-
-    // -- connections
-
-    /// Whether another one is to be made: some wait, and those that live have their streams full. One at a time.
-    fn wants_connection(&self, state: &mut State) -> bool {
-        let waiting: usize = state.lines.iter().map(|lines| lines.waiting).sum();
-        let full = state.running + waiting > state.connections * state.streams;
-        let limit = if state.proven { self.settings.connections } else { 1 };
-        let wanted = waiting > 0
-            && full
-            && state.connecting == 0
-            && state.connections < limit
-            && state.held_until <= Instant::now();
-        if wanted {
-            state.connections += 1;
-            state.connecting += 1;
-            state.made += 1;
-        }
-        wanted
-    }
-
-    /// Asked when a connection has changed something.
-    pub(crate) fn connection_wanted(&self) -> bool {
-        self.wants_connection(&mut self.state())
-    }
-
-    /// How many were made before the latest: spreads them over the host's addresses.
-    pub(crate) fn made(&self) -> usize {
-        self.state().made
-    }
-
-    pub(crate) fn connected(&self) {
-        let mut state = self.state();
-        state.connecting -= 1;
-    }
-
-    pub(crate) fn streams(&self, streams: usize) {
-        let mut state = self.state();
-        if state.streams != streams {
-            state.streams = streams.clamp(1, STREAMS_MAX);
-            state.wake();
-        }
-    }
-
-    /// It could not be made. Without any other, whoever waits is not sent, which is proved; a lane that cannot be reached
-    /// is left alone like one that does not answer.
-    pub(crate) fn not_connected(&self, detail: &str, blocked: bool) {
-        let flushed = {
-            let mut state = self.state();
-            state.connecting -= 1;
-            state.connections -= 1;
-            if state.connections > 0 {
-                return;
-            }
-            let mut flushed = state.drain();
-            if !blocked {
-                // Each of them is a call that had no answer.
-                for _ in 0..flushed.len().max(1) {
-                    flushed.extend(self.fail(&mut state));
-                }
-            }
-            flushed
-        };
-        self.refuse(flushed, detail);
-    }
-
-    /// It takes no more: a place for another one.
-    pub(crate) fn leaving(&self, number: usize) {
-        let mut state = self.state();
-        state.connections -= 1;
-        state.wakers.remove(&number);
-        state.wake();
-    }
-
-    pub(crate) fn is_idle(&self, since: Instant) -> bool {
-        let state = self.state();
-        state.promised == [0; 2] && state.used_at <= since
-    }
-
-    pub(crate) fn used_at(&self) -> Instant {
-        self.state().used_at
-    }
-
-    /// The lane is given up: whoever waits hears so.
-    pub(crate) fn close(&self) {
-        let flushed = self.state().drain();
-        self.refuse(flushed, "closed");
+        self.state.lock().expect("no holder panics")
     }
 }
 
 impl State {
-    fn leave(&mut self, ticket: &Ticket) {
-        self.running -= 1;
-        self.promised[ticket.class.place()] -= 1;
+    fn held(&self, now: Instant) -> Option<Duration> {
+        self.held_until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
-    fn drain(&mut self) -> Vec<Ticket> {
-        let mut tickets = Vec::new();
-        for lines in &mut self.lines {
-            while let Some(ticket) = lines.pop() {
-                tickets.push(ticket);
+    /// Failures in a row open the circuit.
+    fn fail(&mut self, failures: u32, settings: &Settings, now: Instant, after: &mut After) {
+        self.failures += failures;
+        if failures > 0 && self.failures >= settings.breaker_failures {
+            // Half open afterwards: one request at a time, and one more failure closes it again.
+            self.failures = settings.breaker_failures - 1;
+            self.proved = false;
+            self.hold(now + settings.breaker(), "breaker", after);
+        }
+    }
+
+    /// Nothing is tried until then, and who waits is told so.
+    fn hold(&mut self, until: Instant, why: &'static str, after: &mut After) {
+        if self.held_until.is_none_or(|held| held < until) {
+            self.held_until = Some(until);
+            self.held_by = why;
+        }
+        self.refuse_all(why, after);
+    }
+
+    fn refuse_all(&mut self, why: &'static str, after: &mut After) {
+        after.refused.extend(self.turns.drain().into_iter().map(|task| (task, why)));
+    }
+
+    /// The lane's address has been changed: what was meant for the old one does not go to the new one.
+    fn move_to(&mut self, origin: Option<Origin>, after: &mut After) {
+        if self.origin.is_some() {
+            self.refuse_all("moved", after);
+            for link in &mut self.links {
+                link.draining = true;
+                after.wake.extend(link.waker.take());
             }
         }
-        tickets
+        self.origin = origin;
+        self.dialling = false;
     }
 
-    fn wake(&mut self) {
-        for (_, waker) in self.wakers.drain() {
-            waker.wake();
+    /// Wakes connections that have room, and asks for another one when none has.
+    fn balance(&mut self, settings: &Settings, now: Instant, after: &mut After) {
+        if self.turns.len() == 0 || self.closed || self.held(now).is_some() {
+            return;
         }
-    }
-
-    /// A stream has become free where it ended; whoever ends it looks for the next itself, unless the limit was the
-    /// lane's.
-    fn wake_one(&mut self) {
-        if self.lines.iter().any(|lines| lines.waiting > 0)
-            && let Some(number) = self.wakers.keys().next().copied()
-            && let Some(waker) = self.wakers.remove(&number)
-        {
-            waker.wake();
+        if !self.proved && self.running > 0 {
+            return;
+        }
+        let mut open = 0;
+        let mut room = false;
+        for link in self.links.iter_mut().filter(|link| !link.draining) {
+            open += 1;
+            if link.running < link.streams {
+                // Which of them is less loaded shows in what they take.
+                after.wake.extend(link.waker.take());
+                room |= link.bytes < WINDOW;
+            }
+        }
+        let another = open == 0 || (self.proved && !room && open < settings.connections && now >= self.dial_after);
+        if another && !self.dialling {
+            self.dialling = true;
+            after.dial.clone_from(&self.origin);
         }
     }
 }
 
-impl Origin {
-    /// Of scheme://host[:port].
-    fn of(base: &str) -> Result<Self, &'static str> {
-        let rest = base.strip_prefix("https://").ok_or("not an https URL")?;
-        let authority: http::uri::Authority = rest.parse().map_err(|_| "not a URL")?;
-        if rest.contains('@') {
-            return Err("a URL with a user name");
+/// Once for each load in a run.
+pub(crate) fn settle<'a>(tasks: impl Iterator<Item = &'a Task>) {
+    let mut last: Option<&Arc<dyn Load>> = None;
+    for task in tasks {
+        if let Some(load) = last.filter(|load| !Arc::ptr_eq(load, &task.load)) {
+            load.settled();
         }
-        Ok(Self { host: authority.host().to_ascii_lowercase(), port: authority.port_u16().unwrap_or(443) })
+        last = Some(&task.load);
     }
-
-    /// As a request names it.
-    pub fn authority(&self) -> String {
-        if self.port == 443 { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+    if let Some(load) = last {
+        load.settled();
     }
 }

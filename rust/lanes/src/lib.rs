@@ -1,107 +1,252 @@
-//! Connections to providers: HTTP/2 over TLS, many requests at a time, no request twice.
+//! Lanes to providers: many requests over few HTTP/2 connections. No Python, and no word of push.
 //!
-//! A *lane* is (provider credential, environment), or the origin of a push service ([`lane`]). It has a queue of recipients
-//! and several connections that draw from it ([`connection`]), so whichever has a free stream takes the next one. What is
-//! sent, and what an answer means, is the [`Load`]'s to say: a request is built right before it is written, and each
-//! recipient that was handed in gets exactly one fate. `Unsent` is proved; whatever broke later is `Unknown`.
+//! A lane is (credential, environment), or the origin of a Web Push endpoint. Whoever has something to send implements
+//! [`Load`] and submits items of it, which are numbers; each is asked for its request right before that is written, and
+//! is told once what became of it. `unsent` is proved (never connected, never handed to a connection, above a GOAWAY's
+//! last stream, REFUSED_STREAM); what broke later is `unknown`, because bytes may have left.
 //!
-//! [`guard`] decides where may be dialled, [`pace`] how fast, [`line`] how a chunk is handed in piece by piece, [`bell`]
-//! wakes whoever waits for outcomes.
+//! It stands on `h2` itself and not on hyper's client: a lane wants to see what the server allows at this moment
+//! (`current_max_send_streams`), which stream a GOAWAY or REFUSED_STREAM proves unread, and pings; and hyper would put a
+//! dispatch channel of its own and a task for each connection between a request and its frames. Here one task drives a
+//! connection and all of its streams, and pulls from the lane's queue as it has room: no task, timer or channel for a
+//! request.
+//!
+//! | File         | What                                                                              |
+//! |--------------|-----------------------------------------------------------------------------------|
+//! | `lane`       | queue, connections, circuit and pace of one lane                                  |
+//! | `turns`      | who is next: class `now` first, then tenants in turn                              |
+//! | `pace`       | how fast, after a provider asked for less                                         |
+//! | `connection` | the task that drives one connection                                               |
+//! | `exchange`   | one request and its answer                                                        |
+//! | `dial`       | a name to a connection that speaks HTTP/2                                         |
+//! | `guard`      | where nothing may be sent                                                         |
+//! | `bell`       | finished things for somebody who sleeps on a file descriptor                      |
 
-pub mod bell;
+mod bell;
 mod connection;
-pub mod guard;
+mod dial;
+mod exchange;
+mod guard;
 mod lane;
-pub mod line;
 mod pace;
-mod pool;
-mod tls;
+mod settings;
+mod stats;
+mod turns;
 
-use std::time::Duration;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+use tokio::runtime::{Builder, Runtime};
 
-pub use lane::Lane;
-pub use pool::Lanes;
-pub use sendora_core::shipment::Said;
+pub use bell::Bell;
+pub use guard::Guard;
+pub use settings::Settings;
+pub use stats::{Count, Seconds};
 
-/// What is read of an answer: providers say what they have to say in far less.
+use lane::{Lane, Shared};
+
+/// What of an answer's body is kept: providers say what they have to say in far less.
 pub const BODY_MAX: usize = 64 * 1024;
 
-/// How the detail of what may not be dialled begins (`phases.BLOCKED`).
-pub const BLOCKED: &str = "blocked:";
+/// Replays of one item whose request was proved unread, before it becomes `unsent`.
+pub const REPLAYS_MAX: u8 = 8;
 
+/// The recipients of a chunk, as a lane sees them.
+pub trait Load: Send + Sync + 'static {
+    /// Asked right before each request: the lease lasts, nobody drains, the send's time is not over.
+    fn open(&self) -> bool;
+
+    /// Built right before it is written, and again when the first was proved unread. `None`: the load has settled this
+    /// item itself.
+    fn request(&self, item: u32) -> Option<Request>;
+
+    /// Once for each item that `request` did not settle.
+    fn reply(&self, item: u32, reply: Reply) -> Feedback;
+
+    /// After a run of replies: the moment to wake somebody, once for all of them.
+    fn settled(&self) {}
+}
+
+/// A POST.
+#[derive(Debug)]
+pub struct Request {
+    pub path: PathAndQuery,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// What became of a request on the wire.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// Threads of the runtime.
-    pub threads: usize,
-    /// Connections of one lane at most.
-    pub connections: usize,
-    /// Lanes at most: push services have few origins, and clients can make up more.
-    pub lanes_max: usize,
-    pub connect: Duration,
-    /// From the request to the end of its answer.
-    pub answer: Duration,
-    /// Requests in a row without any answer after which a lane is left alone, and for how long.
-    pub breaker_failures: u32,
-    pub breaker: Duration,
-    /// A connection, and a lane, that nobody used in so long is given back.
-    pub idle: Duration,
-    /// A connection on which nothing came in for so long is asked whether it lives, and has as long to say so.
-    pub ping: Duration,
-    /// Certificates (PEM) that are trusted.
-    pub authorities: Vec<u8>,
-    pub guard: guard::Guard,
+pub struct Reply {
+    pub fate: Fate,
+    /// 0 without an answer.
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub detail: Cow<'static, str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Answered,
+    /// Proved: nothing left, or it was refused unread.
+    Unsent,
+    /// Bytes may have left and no answer came.
+    Unknown,
+}
+
+/// What an answer says of the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feedback {
+    /// The credential is accepted: the lane may use all of its streams.
+    Success,
+    /// Says nothing.
+    Neutral,
+    /// The provider wants less of this lane, not of one device; perhaps nothing at all for some time.
+    Throttled(Option<Duration>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Somebody waits for it: goes before whatever is `Bulk`.
-    Now,
-    Bulk,
+    Now = 0,
+    Bulk = 1,
 }
 
-impl Class {
-    const fn place(self) -> usize {
-        match self {
-            Self::Now => 0,
-            Self::Bulk => 1,
+/// All lanes of a process, and the threads that drive them.
+pub struct Lanes {
+    shared: Arc<Shared>,
+    lanes: Mutex<HashMap<String, Arc<Lane>>>,
+    runtime: Mutex<Option<Runtime>>,
+}
+
+impl Reply {
+    pub(crate) fn without(fate: Fate, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { fate, status: 0, headers: HeaderMap::new(), body: Bytes::new(), detail: detail.into() }
+    }
+}
+
+impl Feedback {
+    /// What a status says in itself: 401, 403 and 429 do not prove that the credential is accepted, 5xx proves nothing.
+    pub fn of(reply: &Reply) -> Self {
+        match (reply.fate, reply.status) {
+            (Fate::Answered, 401 | 403 | 429) => Self::Neutral,
+            (Fate::Answered, status) if status < 500 => Self::Success,
+            _ => Self::Neutral,
         }
     }
 }
 
-/// A POST, without its authority.
-pub struct Request {
-    /// With its query.
-    pub path: String,
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    pub body: Bytes,
+impl Lanes {
+    pub fn new(settings: Settings) -> Result<Self, String> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(settings.threads.max(1))
+            .thread_name("lanes")
+            .enable_all()
+            .build()
+            .map_err(|error| format!("tokio: {error}"))?;
+        let shared = Arc::new(Shared::new(settings, runtime.handle().clone())?);
+        Ok(Self { shared, lanes: Mutex::default(), runtime: Mutex::new(Some(runtime)) })
+    }
+
+    /// `origin`: `https://host[:port]`. Requests that still wait for another origin of the same lane are `unsent`.
+    pub fn submit(&self, lane: &str, origin: &str, class: Class, tenant: u128, load: &Arc<dyn Load>, items: &[u32]) {
+        let found = self.lane(lane);
+        if let Some(found) = found {
+            found.submit(origin, class, tenant, load, items);
+        } else {
+            for &item in items {
+                load.reply(item, Reply::without(Fate::Unsent, "lanes_busy"));
+            }
+            load.settled();
+        }
+    }
+
+    /// For how long the lane is not tried.
+    pub fn held(&self, lane: &str) -> Duration {
+        self.known(lane).map_or(Duration::ZERO, |lane| lane.held(Instant::now()))
+    }
+
+    /// How many requests may be on the lane.
+    pub fn limit(&self, lane: &str) -> usize {
+        self.known(lane).map_or(1, |lane| lane.limit())
+    }
+
+    /// From now on the lane sends only what it is granted; this adds so many requests.
+    pub fn grant(&self, lane: &str, tokens: u32) {
+        if let Some(lane) = self.lane(lane) {
+            lane.grant(tokens);
+        }
+    }
+
+    /// How many requests wait on the lane.
+    pub fn wanted(&self, lane: &str) -> usize {
+        self.known(lane).map_or(0, |lane| lane.wanted())
+    }
+
+    /// How the circuit of every lane stands: (provider, open connections, circuit is open).
+    pub fn standing(&self) -> Vec<(String, usize, bool)> {
+        let lanes = self.lanes.lock().expect("no holder panics");
+        lanes.values().map(|lane| lane.standing(Instant::now())).collect()
+    }
+
+    /// What was counted since the last call.
+    pub fn take_stats(&self) -> (Vec<Count>, Vec<Seconds>) {
+        self.shared.stats.take()
+    }
+
+    /// Ends all connections; what is on the wire is `unknown`, what waits is `unsent`.
+    pub fn close(&self) {
+        let lanes = std::mem::take(&mut *self.lanes.lock().expect("no holder panics"));
+        for lane in lanes.values() {
+            lane.close();
+        }
+        let runtime = self.runtime.lock().expect("no holder panics").take();
+        if let Some(runtime) = runtime {
+            let ended = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < ended && lanes.values().any(|lane| lane.alive()) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            runtime.shutdown_background();
+        }
+    }
+
+    fn known(&self, name: &str) -> Option<Arc<Lane>> {
+        self.lanes.lock().expect("no holder panics").get(name).cloned()
+    }
+
+    /// The lane of this name; `None` when all places are taken by lanes in use.
+    fn lane(&self, name: &str) -> Option<Arc<Lane>> {
+        let mut lanes = self.lanes.lock().expect("no holder panics");
+        if let Some(lane) = lanes.get(name) {
+            return Some(Arc::clone(lane));
+        }
+        let now = Instant::now();
+        let mut idle: Vec<(Instant, String)> =
+            lanes.iter().filter_map(|(name, lane)| lane.idle_since().map(|since| (since, name.clone()))).collect();
+        idle.sort();
+        let old = idle.iter().filter(|(since, _)| now.duration_since(*since) > self.shared.settings.idle()).count();
+        let full = lanes.len() >= self.shared.settings.lanes_max;
+        for (_, name) in idle.iter().take(old.max(usize::from(full))) {
+            if let Some(lane) = lanes.remove(name) {
+                lane.close();
+            }
+        }
+        if lanes.len() >= self.shared.settings.lanes_max {
+            return None;
+        }
+        let lane = Lane::new(name, Arc::clone(&self.shared));
+        lanes.insert(name.into(), Arc::clone(&lane));
+        Some(lane)
+    }
 }
 
-/// What became of an item.
-#[derive(Debug)]
-pub enum Fate<'a> {
-    Answered {
-        status: u16,
-        headers: &'a HeaderMap,
-        body: &'a [u8],
-    },
-    /// Proved: nothing has left, or it was refused unread.
-    Unsent(&'a str),
-    /// Bytes may have left and no answer came.
-    Unknown(&'a str),
-}
-
-/// The recipients of one chunk.
-pub trait Load: Send + Sync + 'static {
-    /// Asked right before each request: may it still leave?
-    fn open(&self) -> bool;
-
-    /// Built right before it is written, and again when it is proved that the first one was not read. None: the load has
-    /// settled this item itself.
-    fn request(&self, item: u32) -> Option<Request>;
-
-    /// Exactly once for each item that was handed in and has not been settled in `request`.
-    fn finished(&self, item: u32, fate: Fate<'_>) -> Said;
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.close();
+    }
 }

@@ -1,98 +1,93 @@
-//! How fast a lane may go: as fast as it can until the provider says that it is too fast, then half of that, and from
-//! there a little faster every second (AIMD).
+//! How fast a lane may go after a provider asked for less: halved at once, raised a little every second (AIMD), and free
+//! again when it is well above what was too much.
 
 use std::time::{Duration, Instant};
 
-const SECOND: Duration = Duration::from_secs(1);
+/// Answers of one moment ask for one cut, not for a hundred.
+const CUT_EVERY: Duration = Duration::from_secs(1);
 
-/// However often a provider complains, this much is tried.
-const RATE_MIN: f64 = 5.0;
+/// Of the rate that was too much, a second: from a half to one and a half of it in less than ten seconds.
+const RISE: f64 = 0.125;
 
-/// Each second without a complaint adds this part of the rate at which the last one came.
-const STEP: f64 = 0.05;
+/// Above so much of the rate that was too much the lane is free.
+const FREE: f64 = 1.5;
 
-/// When the limit is so many times what is really sent, there is no limit.
-const FREE: f64 = 4.0;
-
-/// A wave of complaints is one: they are answers to what was under way.
-const DEAF: Duration = SECOND;
-
-/// A burst lasts so long at the limit's rate, so that one wake-up in some milliseconds is enough.
-const BURST_S: f64 = 0.02;
-
-#[derive(Debug)]
-pub struct Pace {
-    limit: Option<Limit>,
-    /// What was sent in the second that runs, and in the one before.
-    sent: u32,
-    rate: f64,
-    second_at: Instant,
-    deaf_until: Instant,
-}
-
-#[derive(Debug)]
-struct Limit {
-    rate: f64,
-    step: f64,
+pub(crate) struct Pace {
+    /// Requests a second; `None`: no bound.
+    rate: Option<f64>,
+    /// The rate that was too much.
+    ceiling: f64,
     tokens: f64,
-    at: Instant,
+    refilled: Instant,
+    cut: Option<Instant>,
+    counted: u32,
+    counting_since: Instant,
+    measured: f64,
+    granted: Option<u64>,
 }
 
 impl Pace {
     pub fn new(now: Instant) -> Self {
-        Self { limit: None, sent: 0, rate: 0.0, second_at: now, deaf_until: now }
-    }
-
-    /// How many of `want` may leave now.
-    pub fn take(&mut self, want: usize, now: Instant) -> usize {
-        self.pass(now);
-        let granted = match &mut self.limit {
-            None => want,
-            Some(limit) => {
-                let elapsed = now.saturating_duration_since(limit.at).as_secs_f64();
-                limit.tokens = (limit.tokens + elapsed * limit.rate).min((limit.rate * BURST_S).max(1.0));
-                limit.at = now;
-                let granted = want.min(limit.tokens as usize);
-                limit.tokens -= granted as f64;
-                granted
-            }
-        };
-        self.sent += granted as u32;
-        granted
-    }
-
-    /// When the next may leave, after `take` gave nothing.
-    pub fn next(&self, now: Instant) -> Option<Instant> {
-        let limit = self.limit.as_ref()?;
-        Some(now + Duration::from_secs_f64(((1.0 - limit.tokens) / limit.rate).clamp(0.001, 1.0)))
-    }
-
-    /// The provider complains.
-    pub fn complain(&mut self, now: Instant) {
-        self.pass(now);
-        if now < self.deaf_until {
-            return;
+        Self {
+            rate: None,
+            ceiling: 0.0,
+            tokens: 0.0,
+            refilled: now,
+            cut: None,
+            counted: 0,
+            counting_since: now,
+            measured: 0.0,
+            granted: None,
         }
-        self.deaf_until = now + DEAF;
-        let so_far = now.saturating_duration_since(self.second_at).as_secs_f64();
-        let sending = if so_far > 0.2 { f64::from(self.sent) / so_far } else { self.rate.max(f64::from(self.sent)) };
-        let at = self.limit.as_ref().map_or(sending, |limit| limit.rate.min(sending.max(RATE_MIN)));
-        self.limit = Some(Limit { rate: (at / 2.0).max(RATE_MIN), step: at * STEP, tokens: 0.0, at: now });
     }
 
-    fn pass(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.second_at);
-        if elapsed < SECOND {
-            return;
-        }
-        self.rate = f64::from(self.sent) / elapsed.as_secs_f64();
-        (self.sent, self.second_at) = (0, now);
-        if let Some(limit) = &mut self.limit {
-            limit.rate += limit.step * elapsed.as_secs_f64();
-            if limit.rate > FREE * self.rate.max(RATE_MIN) {
-                self.limit = None;
+    /// How many of `want` may go now, and if none, when to ask again.
+    pub fn allowance(&mut self, want: usize, now: Instant) -> (usize, Option<Instant>) {
+        let mut allowed = self.granted.map_or(want, |granted| want.min(granted as usize));
+        let mut again = None;
+        if let Some(rate) = self.rate {
+            let passed = now.duration_since(self.refilled).as_secs_f64();
+            self.refilled = now;
+            let rate = rate + passed * self.ceiling * RISE;
+            self.rate = (rate < self.ceiling * FREE).then_some(rate);
+            // A tenth of a second may be made up for, not more: that would be the burst it asked us not to send.
+            self.tokens = (self.tokens + rate * passed).min((rate / 10.0).max(1.0));
+            if (self.tokens as usize) < allowed {
+                allowed = self.tokens as usize;
+                again = Some(now + Duration::from_secs_f64((1.0 / rate).clamp(0.005, 1.0)));
             }
         }
+        (allowed, again)
+    }
+
+    pub fn spend(&mut self, sent: usize, now: Instant) {
+        self.tokens = (self.tokens - sent as f64).max(0.0);
+        if let Some(granted) = &mut self.granted {
+            *granted = granted.saturating_sub(sent as u64);
+        }
+        self.counted += sent as u32;
+        let passed = now.duration_since(self.counting_since).as_secs_f64();
+        if passed >= 1.0 {
+            self.measured = f64::from(self.counted) / passed;
+            self.counted = 0;
+            self.counting_since = now;
+        }
+    }
+
+    pub fn throttled(&mut self, now: Instant) {
+        if self.cut.is_some_and(|cut| now.duration_since(cut) < CUT_EVERY) {
+            return;
+        }
+        self.cut = Some(now);
+        let rate = self.rate.unwrap_or_else(|| self.measured.max(f64::from(self.counted)));
+        self.ceiling = rate.max(2.0);
+        self.rate = Some(self.ceiling / 2.0);
+        self.tokens = 0.0;
+        self.refilled = now;
+    }
+
+    pub fn grant(&mut self, tokens: u32) {
+        *self.granted.get_or_insert(0) += u64::from(tokens);
     }
 }
 
@@ -100,40 +95,33 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Sends as much as it may for so long; how much that was.
-    fn send(pace: &mut Pace, from: Instant, for_ms: u64) -> usize {
-        (0..for_ms).map(|ms| pace.take(10, from + Duration::from_millis(ms))).sum()
+    #[test]
+    fn halved_at_once_and_free_again_within_ten_seconds() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.allowance(1_000, start), (1_000, None));
+        pace.spend(1_000, start);
+        pace.throttled(start);
+        pace.throttled(start);
+        let mut sent = [0; 10];
+        for tick in 1..1_000_u32 {
+            let now = start + Duration::from_millis(10) * tick;
+            let (allowed, _) = pace.allowance(100, now);
+            pace.spend(allowed, now);
+            sent[tick as usize / 100] += allowed;
+        }
+        assert!((450..650).contains(&sent[0]), "{sent:?}");
+        assert!(sent[3] > sent[0]);
+        assert!(sent[9] >= 9_000, "{sent:?}");
     }
 
     #[test]
-    fn halves_once_for_a_wave_and_recovers() {
-        let begun = Instant::now();
-        let mut pace = Pace::new(begun);
-        assert_eq!(send(&mut pace, begun, 2_000), 20_000);
-        let mut now = begun + Duration::from_secs(2);
-        for _ in 0..50 {
-            pace.complain(now);
-        }
-        let half = send(&mut pace, now, 1_000);
-        assert!((4_500..5_500).contains(&half), "{half}");
-        now += SECOND;
-        for _ in 0..30 {
-            send(&mut pace, now, 1_000);
-            now += SECOND;
-        }
-        let more = send(&mut pace, now, 1_000);
-        assert!(more > 9_000, "{more}");
-    }
-
-    #[test]
-    fn never_stops() {
-        let begun = Instant::now();
-        let mut pace = Pace::new(begun);
-        let mut now = begun;
-        for _ in 0..100 {
-            pace.complain(now);
-            now += 2 * SECOND;
-        }
-        assert!(send(&mut pace, now, 1_000) >= RATE_MIN as usize - 1);
+    fn what_is_granted_is_the_bound() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        pace.grant(5);
+        assert_eq!(pace.allowance(9, now).0, 5);
+        pace.spend(5, now);
+        assert_eq!(pace.allowance(9, now).0, 0);
     }
 }

@@ -1,530 +1,301 @@
-//! Lanes to providers, and what travels on them: calls that Python has built, and chunks in the library's hands.
+//! The door to `sendora-lanes`: batches of calls go in, finished replies come out, and a file descriptor says when.
+//!
+//! One bell for all batches, whatever kind they are: an event loop wakes once for many replies.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
-use pyo3::exceptions::PyValueError;
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyDict};
-use sendora_core::outcome::Chunk;
-use sendora_core::providers::Transport;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use sendora_core::providers::halts::Halts;
-use sendora_core::retry::Terms;
-use sendora_core::shipment::{self, Manifest};
-use sendora_lanes::bell::Bell;
-use sendora_lanes::guard::Guard;
-use sendora_lanes::line::Line;
-use sendora_lanes::{Class, Fate, Load, Request, Said, Settings};
-use serde::Deserialize;
+use sendora_lanes::{Bell, Class, Fate, Feedback, Load, Reply, Request, Settings};
 
-use crate::sends::{Caps, Note};
-use crate::wire::{OutcomeBatch, Wire};
-use crate::{broken, id};
+/// (batch, the replies of some of its calls)
+pub(crate) type Finished = (u64, Vec<(u32, Reply)>);
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Config {
-    threads: usize,
-    connections: usize,
-    lanes_max: usize,
-    connect_ms: u64,
-    answer_ms: u64,
-    breaker_failures: u32,
-    breaker_ms: u64,
-    idle_ms: u64,
-    ping_ms: u64,
-    authorities: String,
-    blocked: Vec<String>,
-    ports: HashSet<u16>,
-    exempt: HashSet<(String, u16)>,
-}
+/// (position, lane, url, headers, body)
+type PyCall = (u32, PyBackedStr, PyBackedStr, Vec<(PyBackedStr, PyBackedStr)>, PyBackedBytes);
 
-/// Requests by provider and status (0: no answer) since they were last asked for.
-type Counts = Mutex<BTreeMap<(String, u16), u64>>;
-
-/// What lanes and loads share: whose outcomes wait to be taken, and the bell that says so.
-struct Desk {
-    bell: Bell,
-    ready: Mutex<Vec<u64>>,
-    counts: Counts,
-}
-
-impl Desk {
-    fn tell(&self, number: u64, listed: &AtomicBool) {
-        if !listed.swap(true, Ordering::AcqRel) {
-            lock(&self.ready).push(number);
-            self.bell.ring();
-        }
-    }
-
-    fn count(&self, lane: &str, fate: &Fate<'_>) {
-        let provider = lane.split(':').next().unwrap_or_default();
-        let status = if let Fate::Answered { status, .. } = fate { *status } else { 0 };
-        let mut counts = lock(&self.counts);
-        // Made once for each provider and status.
-        match counts.get_mut(&(provider.to_owned(), status)) {
-            Some(n) => *n += 1,
-            None => drop(counts.insert((provider.to_owned(), status), 1)),
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "sendora._core")]
 pub struct Lanes {
-    pool: sendora_lanes::Lanes,
-    desk: Arc<Desk>,
+    lanes: Arc<sendora_lanes::Lanes>,
+    bell: Arc<Bell<Finished>>,
+    gate: Arc<Gate>,
     halts: Arc<Mutex<Halts>>,
     numbers: AtomicU64,
+}
+
+/// Numbers of shipments begin here; those of batches of calls are the caller's, and smaller.
+const SHIPMENTS: u64 = 1 << 40;
+
+/// The calls of one chunk, which share a class, a tenant and a deadline.
+#[pyclass(frozen, module = "sendora._core")]
+pub struct LaneBatch {
+    lanes: Arc<sendora_lanes::Lanes>,
+    batch: Arc<Batch>,
+    class: Class,
+    tenant: u128,
+}
+
+/// What all batches ask.
+#[derive(Default)]
+struct Gate {
+    draining: AtomicBool,
+}
+
+/// Until when requests may leave, on the clock of `elapsed`.
+pub(crate) struct Until {
+    gate: Arc<Gate>,
+    at: AtomicU64,
+}
+
+struct Batch {
+    id: u64,
+    bell: Arc<Bell<Finished>>,
+    until: Until,
+}
+
+/// Some calls of a batch.
+struct Calls {
+    batch: Arc<Batch>,
+    calls: Vec<Call>,
+    finished: Mutex<Vec<(u32, Reply)>>,
+}
+
+struct Call {
+    position: u32,
+    path: PathAndQuery,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+}
+
+impl Until {
+    pub(crate) fn set(&self, seconds: f64) {
+        let left = Duration::try_from_secs_f64(seconds.clamp(0.0, 1e9)).unwrap_or_default();
+        let until = if left.is_zero() { 0 } else { elapsed().saturating_add(left.as_nanos() as u64) };
+        self.at.store(until, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.gate.draining.load(Ordering::Relaxed) && elapsed() < self.at.load(Ordering::Relaxed)
+    }
+}
+
+/// Nanoseconds on a clock that goes on while the machine is suspended: a lease does not wait for us (F-D4).
+fn elapsed() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+impl Load for Calls {
+    fn open(&self) -> bool {
+        self.batch.until.is_open()
+    }
+
+    fn request(&self, item: u32) -> Option<Request> {
+        let call = &self.calls[item as usize];
+        let mut headers = HeaderMap::with_capacity(call.headers.len());
+        headers.extend(call.headers.iter().cloned());
+        Some(Request { path: call.path.clone(), headers, body: call.body.clone() })
+    }
+
+    fn reply(&self, item: u32, reply: Reply) -> Feedback {
+        let feedback = Feedback::of(&reply);
+        let position = self.calls[item as usize].position;
+        self.finished.lock().expect("no holder panics").push((position, reply));
+        feedback
+    }
+
+    fn settled(&self) {
+        let finished = std::mem::take(&mut *self.finished.lock().expect("no holder panics"));
+        if !finished.is_empty() {
+            self.batch.bell.push([(self.batch.id, finished)]);
+        }
+    }
+}
+
+/// What a shipment needs of them.
+pub(crate) struct Berth {
+    pub number: u64,
+    pub lanes: Arc<sendora_lanes::Lanes>,
+    pub bell: Arc<Bell<Finished>>,
+    pub until: Until,
+    pub halts: Arc<Mutex<Halts>>,
+}
+
+impl Lanes {
+    pub(crate) fn berth(&self) -> Berth {
+        Berth {
+            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+            lanes: Arc::clone(&self.lanes),
+            bell: Arc::clone(&self.bell),
+            until: Until { gate: Arc::clone(&self.gate), at: AtomicU64::new(0) },
+            halts: Arc::clone(&self.halts),
+        }
+    }
 }
 
 #[pymethods]
 impl Lanes {
     #[new]
-    fn new(config: &[u8]) -> PyResult<Self> {
-        let wrong = |error: String| PyValueError::new_err(error);
-        let config: Config = serde_json::from_slice(config).map_err(|error| wrong(error.to_string()))?;
-        let blocked = config.blocked.iter().map(|text| text.parse().map_err(|_| wrong(format!("{text}: no network"))));
-        let settings = Settings {
-            threads: config.threads,
-            connections: config.connections,
-            lanes_max: config.lanes_max,
-            connect: Duration::from_millis(config.connect_ms),
-            answer: Duration::from_millis(config.answer_ms),
-            breaker_failures: config.breaker_failures,
-            breaker: Duration::from_millis(config.breaker_ms),
-            idle: Duration::from_millis(config.idle_ms),
-            ping: Duration::from_millis(config.ping_ms),
-            authorities: config.authorities.into_bytes(),
-            guard: Guard { blocked: blocked.collect::<PyResult<_>>()?, ports: config.ports, exempt: config.exempt },
-        };
-        let bell = Bell::new().map_err(|error| wrong(error.to_string()))?;
-        let desk = Desk { bell, ready: Mutex::default(), counts: Mutex::default() };
+    fn new(py: Python<'_>, config: &str) -> PyResult<Self> {
+        let settings = Settings::parse(config).map_err(PyValueError::new_err)?;
+        let lanes = py.detach(|| sendora_lanes::Lanes::new(settings)).map_err(PyOSError::new_err)?;
         Ok(Self {
-            pool: sendora_lanes::Lanes::new(settings).map_err(wrong)?,
-            desk: Arc::new(desk),
+            lanes: Arc::new(lanes),
+            bell: Arc::new(Bell::new()?),
+            gate: Arc::default(),
             halts: Arc::default(),
-            numbers: AtomicU64::new(0),
+            numbers: AtomicU64::new(SHIPMENTS),
         })
     }
 
-    fn fileno(&self) -> RawFd {
-        self.desk.bell.fileno()
+    fn fileno(&self) -> i32 {
+        self.bell.fileno()
     }
 
-    fn heard(&self) -> Vec<u64> {
-        self.desk.bell.still();
-        std::mem::take(&mut *lock(&self.desk.ready))
+    fn batch(&self, id: u64, class_: &str, tenant: &[u8]) -> PyResult<LaneBatch> {
+        let class = class(class_)?;
+        let until = Until { gate: Arc::clone(&self.gate), at: AtomicU64::new(0) };
+        let batch = Batch { id, bell: Arc::clone(&self.bell), until };
+        let tenant = u128::from_be_bytes(crate::id("tenant", tenant)?);
+        Ok(LaneBatch { lanes: Arc::clone(&self.lanes), batch: Arc::new(batch), class, tenant })
+    }
+
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let finished = py.detach(|| self.bell.take());
+        let out = PyList::empty(py);
+        for (batch, replies) in finished {
+            let replies: PyResult<Vec<_>> = replies.iter().map(|(at, reply)| answer(py, *at, reply)).collect();
+            out.append((batch, replies?))?;
+        }
+        Ok(out)
+    }
+
+    fn drain_all(&self) {
+        self.gate.draining.store(true, Ordering::Relaxed);
     }
 
     fn held_s(&self, lane: &str) -> f64 {
-        self.pool.held(lane).as_secs_f64()
+        self.lanes.held(lane).as_secs_f64()
     }
 
-    fn counts(&self) -> Vec<(String, u16, u64)> {
-        let counts = std::mem::take(&mut *lock(&self.desk.counts));
-        counts.into_iter().map(|((provider, status), n)| (provider, status, n)).collect()
+    fn limit(&self, lane: &str) -> usize {
+        self.lanes.limit(lane)
+    }
+
+    fn grant(&self, lane: &str, tokens: u32) {
+        self.lanes.grant(lane, tokens);
+    }
+
+    fn wanted(&self, lane: &str) -> usize {
+        self.lanes.wanted(lane)
+    }
+
+    #[expect(clippy::type_complexity, reason = "two flat lists of flat rows")]
+    fn stats(&self) -> (Vec<(String, u16, u64)>, Vec<(String, Vec<u64>, f64)>) {
+        self.lanes.take_stats()
+    }
+
+    fn standing(&self) -> Vec<(String, usize, bool)> {
+        self.lanes.standing()
     }
 
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.pool.close());
+        py.detach(|| self.lanes.close());
     }
 }
 
-/// Until when requests may leave.
-struct Gate {
-    until: Mutex<Instant>,
+#[pymethods]
+impl LaneBatch {
+    /// From now: for so many seconds requests may leave.
+    fn deadline(&self, seconds: f64) {
+        self.batch.until.set(seconds);
+    }
+
+    fn stop(&self) {
+        self.batch.until.set(0.0);
+    }
+
+    fn submit(&self, py: Python<'_>, calls: Vec<PyCall>) {
+        py.detach(|| {
+            let mut line: Vec<Call> = Vec::new();
+            let mut heading: Option<(String, String)> = None;
+            let mut lost = Vec::new();
+            for (position, lane, url, headers, body) in calls {
+                let Some((origin, path)) = split(&url) else {
+                    lost.push((position, refused("not_a_url")));
+                    continue;
+                };
+                let Some(headers) = fields(&headers) else {
+                    lost.push((position, refused("not_a_header")));
+                    continue;
+                };
+                let body = Bytes::copy_from_slice(&body);
+                if heading.as_ref().is_none_or(|(at, to)| *at != lane[..] || *to != origin) {
+                    self.send(heading.replace((lane.to_string(), origin)), std::mem::take(&mut line));
+                }
+                line.push(Call { position, path, headers, body });
+            }
+            self.send(heading, line);
+            if !lost.is_empty() {
+                self.batch.bell.push([(self.batch.id, lost)]);
+            }
+        });
+    }
 }
 
-impl Gate {
-    fn new() -> Self {
-        Self { until: Mutex::new(Instant::now()) }
-    }
-
-    fn open_for(&self, seconds: f64) {
-        *lock(&self.until) = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 3_600.0));
-    }
-
-    fn is_open(&self) -> bool {
-        *lock(&self.until) > Instant::now()
+impl LaneBatch {
+    fn send(&self, heading: Option<(String, String)>, calls: Vec<Call>) {
+        let Some((lane, origin)) = heading else { return };
+        let items: Vec<u32> = (0..calls.len() as u32).collect();
+        let load: Arc<dyn Load> = Arc::new(Calls { batch: Arc::clone(&self.batch), calls, finished: Mutex::default() });
+        self.lanes.submit(&lane, &origin, self.class, self.tenant, &load, &items);
     }
 }
 
-fn class(name: &str) -> PyResult<Class> {
+pub(crate) fn class(name: &str) -> PyResult<Class> {
     match name {
         "now" => Ok(Class::Now),
         "bulk" => Ok(Class::Bulk),
-        _ => Err(PyValueError::new_err("an unknown class")),
+        _ => Err(PyValueError::new_err("class_: now or bulk")),
     }
 }
 
-// -- calls that Python has built
-
-struct Call {
-    lane: Arc<str>,
-    path: String,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    body: PyBackedBytes,
+fn refused(detail: &'static str) -> Reply {
+    let (headers, body) = (HeaderMap::new(), Bytes::new());
+    Reply { fate: Fate::Unsent, status: 0, headers, body, detail: detail.into() }
 }
 
-/// (index, fate, status, headers, body, detail)
-struct Reply {
-    item: u32,
-    fate: &'static str,
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-    detail: String,
+fn split(url: &str) -> Option<(String, PathAndQuery)> {
+    let uri: Uri = url.parse().ok()?;
+    let origin = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
+    Some((origin, uri.into_parts().path_and_query?))
 }
 
-struct CallLoad {
-    number: u64,
-    calls: Mutex<Vec<Call>>,
-    gate: Gate,
-    replies: Mutex<Vec<Reply>>,
-    listed: AtomicBool,
-    desk: Arc<Desk>,
+fn fields(headers: &[(PyBackedStr, PyBackedStr)]) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let field = |(name, value): &(PyBackedStr, PyBackedStr)| {
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+    };
+    headers.iter().map(field).collect()
 }
 
-impl Load for CallLoad {
-    fn open(&self) -> bool {
-        self.gate.is_open()
+fn answer<'py>(py: Python<'py>, position: u32, reply: &Reply) -> PyResult<Bound<'py, PyTuple>> {
+    let fate = match reply.fate {
+        Fate::Answered => pyo3::intern!(py, "answered"),
+        Fate::Unsent => pyo3::intern!(py, "unsent"),
+        Fate::Unknown => pyo3::intern!(py, "unknown"),
+    };
+    let headers = PyDict::new(py);
+    for (name, value) in &reply.headers {
+        headers.set_item(name.as_str(), String::from_utf8_lossy(value.as_bytes()))?;
     }
-
-    fn request(&self, item: u32) -> Option<Request> {
-        let calls = lock(&self.calls);
-        let call = &calls[item as usize];
-        Some(Request { path: call.path.clone(), headers: call.headers.clone(), body: call.body.to_vec().into() })
-    }
-
-    fn finished(&self, item: u32, fate: Fate<'_>) -> Said {
-        let mut reply =
-            Reply { item, fate: "unsent", status: 0, headers: Vec::new(), body: Vec::new(), detail: String::new() };
-        let mut said = Said::Neutral;
-        self.desk.count(&lock(&self.calls)[item as usize].lane, &fate);
-        match fate {
-            Fate::Answered { status, headers, body } => {
-                reply.fate = "answered";
-                reply.status = status;
-                let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-                reply.headers = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-                reply.body = body.to_vec();
-                said = match status {
-                    401 | 403 | 429 => Said::Unproven,
-                    500.. => Said::Neutral,
-                    _ => Said::Success,
-                };
-            }
-            Fate::Unsent(detail) => detail.clone_into(&mut reply.detail),
-            Fate::Unknown(detail) => {
-                reply.fate = "unknown";
-                detail.clone_into(&mut reply.detail);
-            }
-        }
-        lock(&self.replies).push(reply);
-        self.desk.tell(self.number, &self.listed);
-        said
-    }
-}
-
-#[pyclass(frozen)]
-pub struct Calls {
-    lanes: Py<Lanes>,
-    load: Arc<CallLoad>,
-    line: Mutex<Line>,
-}
-
-type Built = (PyBackedStr, PyBackedStr, Vec<(PyBackedStr, PyBackedStr)>, PyBackedBytes);
-
-/// The call, and the base of its lane.
-fn call((lane, url, headers, body): Built) -> PyResult<(Call, String)> {
-    let wrong = |what: &str| PyValueError::new_err(format!("{what} cannot be sent"));
-    let at = url.find("://").map_or(0, |at| at + 3);
-    let end = url[at..].find(['/', '?', '#']).map_or(url.len(), |end| at + end);
-    let path = url[end..].split('#').next().unwrap_or_default();
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let headers = headers.iter().map(|(name, value)| {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("a header"))?;
-        Ok((name, HeaderValue::from_bytes(value.as_bytes()).map_err(|_| wrong("a header"))?))
-    });
-    let headers = headers.collect::<PyResult<_>>()?;
-    Ok((Call { lane: (&*lane).into(), path, headers, body }, url[..end].to_owned()))
-}
-
-#[pymethods]
-impl Calls {
-    #[new]
-    fn new(lanes: Py<Lanes>, calls: Vec<Built>, class_: &str, tenant: &[u8]) -> PyResult<Self> {
-        let held = lanes.get();
-        let (class, tenant) = (class(class_)?, id("tenant", tenant)?);
-        let (mut built, mut names, mut of) = (Vec::new(), Vec::new(), Vec::new());
-        let mut places: HashMap<(Arc<str>, String), u32> = HashMap::new();
-        for one in calls {
-            let (call, base) = call(one)?;
-            // A lane leads to one origin. Calls that name two under one name have two lanes.
-            let key = (Arc::clone(&call.lane), base.clone());
-            let place = *places.entry(key).or_insert_with(|| {
-                names.push((Arc::clone(&call.lane), base));
-                names.len() as u32 - 1
-            });
-            of.push(place);
-            built.push(call);
-        }
-        let load = Arc::new(CallLoad {
-            number: held.numbers.fetch_add(1, Ordering::Relaxed),
-            calls: Mutex::new(built),
-            gate: Gate::new(),
-            replies: Mutex::default(),
-            listed: AtomicBool::new(false),
-            desk: Arc::clone(&held.desk),
-        });
-        let line = Mutex::new(Line::new(&held.pool, names.into_iter(), of, class, tenant));
-        Ok(Self { lanes, load, line })
-    }
-
-    #[getter]
-    fn number(&self) -> u64 {
-        self.load.number
-    }
-
-    fn waiting(&self) -> usize {
-        lock(&self.line).left()
-    }
-
-    fn reserve(&self, want: usize) -> usize {
-        lock(&self.line).reserve(want)
-    }
-
-    fn admit(&self, py: Python<'_>, n: usize) {
-        py.detach(|| {
-            let load: Arc<dyn Load> = Arc::clone(&self.load) as _;
-            lock(&self.line).admit(n, &self.lanes.get().pool, &load);
-        });
-    }
-
-    fn held_s(&self) -> Option<f64> {
-        lock(&self.line).held_s()
-    }
-
-    fn open_for(&self, seconds: f64) {
-        self.load.gate.open_for(seconds);
-    }
-
-    fn again(&self, py: Python<'_>, item: u32, built: Built) -> PyResult<()> {
-        lock(&self.load.calls)[item as usize] = call(built)?.0;
-        py.detach(|| {
-            let load: Arc<dyn Load> = Arc::clone(&self.load) as _;
-            lock(&self.line).push_again(&[item], &self.lanes.get().pool, &load);
-        });
-        Ok(())
-    }
-
-    #[expect(clippy::type_complexity, reason = "the tuple of the contract")]
-    fn take<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<Vec<(u32, &'static str, u16, Bound<'py, PyDict>, Bound<'py, PyBytes>, String)>> {
-        self.load.listed.store(false, Ordering::Release);
-        let replies = std::mem::take(&mut *lock(&self.load.replies));
-        let rows = replies.into_iter().map(|reply| {
-            let headers = PyDict::new(py);
-            for (name, value) in reply.headers {
-                headers.set_item(name, value)?;
-            }
-            Ok((reply.item, reply.fate, reply.status, headers, PyBytes::new(py, &reply.body), reply.detail))
-        });
-        rows.collect()
-    }
-}
-
-// -- chunks in the library's hands
-
-struct Cargo {
-    number: u64,
-    shipment: shipment::Shipment,
-    gate: Gate,
-    /// The wall clock, as the caller sees it.
-    now_ms: i64,
-    since: Instant,
-    listed: AtomicBool,
-    desk: Arc<Desk>,
-}
-
-impl Cargo {
-    fn now_ms(&self) -> i64 {
-        self.now_ms + self.since.elapsed().as_millis() as i64
-    }
-
-    fn tell(&self) {
-        self.desk.tell(self.number, &self.listed);
-    }
-}
-
-impl Load for Cargo {
-    fn open(&self) -> bool {
-        self.gate.is_open()
-    }
-
-    fn request(&self, item: u32) -> Option<Request> {
-        let built = self.shipment.request(item, self.now_ms());
-        if built.is_none() {
-            self.tell();
-        }
-        built.map(|request| Request { path: request.path, headers: request.headers, body: request.body.into() })
-    }
-
-    fn finished(&self, item: u32, fate: Fate<'_>) -> Said {
-        let now_ms = self.now_ms();
-        self.desk.count(&self.shipment.lane(item).name, &fate);
-        let said = match fate {
-            Fate::Answered { status, headers, body } => {
-                let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-                self.shipment.answered(item, status, header, body, now_ms)
-            }
-            Fate::Unsent(detail) => {
-                self.shipment.unsent(item, detail, now_ms);
-                Said::Neutral
-            }
-            Fate::Unknown(_) => {
-                self.shipment.unanswered(item, now_ms);
-                Said::Neutral
-            }
-        };
-        self.tell();
-        said
-    }
-}
-
-#[pyclass(frozen)]
-pub struct Shipment {
-    lanes: Py<Lanes>,
-    cargo: Arc<Cargo>,
-    line: Mutex<Line>,
-}
-
-/// (org, send, shard, seq, attempt, started, repeated)
-type ChunkFacts = (PyBackedBytes, PyBackedBytes, i16, i32, i16, i16, bool);
-
-/// (at_most_once, planned_ms, expires_ms)
-type SendFacts = (bool, i64, i64);
-
-#[pymethods]
-impl Shipment {
-    #[new]
-    #[expect(clippy::too_many_arguments, reason = "what a decision needs")]
-    fn new(
-        py: Python<'_>,
-        lanes: Py<Lanes>,
-        note: &Note,
-        wire: &Wire,
-        rows: &[u8],
-        caps: Option<&Caps>,
-        chunk: ChunkFacts,
-        send: SendFacts,
-        class_: &str,
-        now_ms: i64,
-    ) -> PyResult<Self> {
-        let (org, of, shard, seq, attempt, started, repeated) = chunk;
-        let (at_most_once, planned_ms, expires_ms) = send;
-        let (org, of) = (id("org", &org)?, id("send", &of)?);
-        let manifest = Manifest {
-            chunk: Chunk { org, send: of, shard, seq, attempt },
-            terms: Terms { attempt, at_most_once, expires_ms },
-            planned_ms,
-            started,
-            repeated,
-        };
-        let held = lanes.get();
-        let (class, wire, halts) = (class(class_)?, wire.0.clone(), Arc::clone(&held.halts));
-        let shipment = py.detach(|| {
-            let mut caps = caps.map(Caps::inner);
-            shipment::Shipment::new(&note.0, wire, rows, caps.as_deref_mut(), manifest, halts, now_ms)
-        });
-        let shipment = shipment.map_err(broken)?;
-        let mut places: HashMap<Arc<str>, u32> = HashMap::new();
-        let (mut names, mut of_lane) = (Vec::new(), Vec::with_capacity(shipment.len()));
-        for item in 0..shipment.len() as u32 {
-            let lane = shipment.lane(item);
-            let place = *places.entry(Arc::clone(&lane.name)).or_insert_with(|| {
-                names.push((Arc::clone(&lane.name), lane.base.clone()));
-                names.len() as u32 - 1
-            });
-            of_lane.push(place);
-        }
-        let line = Mutex::new(Line::new(&held.pool, names.into_iter(), of_lane, class, org));
-        let cargo = Cargo {
-            number: held.numbers.fetch_add(1, Ordering::Relaxed),
-            shipment,
-            gate: Gate::new(),
-            now_ms,
-            since: Instant::now(),
-            listed: AtomicBool::new(false),
-            desk: Arc::clone(&held.desk),
-        };
-        Ok(Self { lanes, cargo: Arc::new(cargo), line })
-    }
-
-    #[getter]
-    fn number(&self) -> u64 {
-        self.cargo.number
-    }
-
-    fn waiting(&self) -> usize {
-        lock(&self.line).left()
-    }
-
-    fn reserve(&self, want: usize) -> usize {
-        lock(&self.line).reserve(want)
-    }
-
-    fn mark(&self, n: usize) -> PyResult<i16> {
-        let line = lock(&self.line);
-        let last = (self.cargo.shipment.len() - line.left() + n).checked_sub(1);
-        let last = last.filter(|&last| n > 0 && last < self.cargo.shipment.len());
-        let last = last.ok_or_else(|| PyValueError::new_err("no such item"))?;
-        Ok(self.cargo.shipment.position(last as u32) + 1)
-    }
-
-    fn admit(&self, py: Python<'_>, n: usize) {
-        py.detach(|| {
-            let load: Arc<dyn Load> = Arc::clone(&self.cargo) as _;
-            lock(&self.line).admit(n, &self.lanes.get().pool, &load);
-        });
-    }
-
-    fn held_s(&self) -> Option<f64> {
-        lock(&self.line).held_s()
-    }
-
-    fn open_for(&self, seconds: f64) {
-        self.cargo.gate.open_for(seconds);
-    }
-
-    fn renew(&self, py: Python<'_>, transports: Vec<String>, wire: Option<&Wire>) {
-        let transports: Vec<Transport> = transports.iter().filter_map(|name| Transport::named(name)).collect();
-        let items = self.cargo.shipment.renew(&transports, wire.map(|wire| wire.0.clone()));
-        py.detach(|| {
-            let load: Arc<dyn Load> = Arc::clone(&self.cargo) as _;
-            lock(&self.line).push_again(&items, &self.lanes.get().pool, &load);
-        });
-        // Also when nothing has ended: others may have heard the same meanwhile.
-        self.cargo.tell();
-    }
-
-    #[expect(clippy::type_complexity, reason = "the tuple of the contract")]
-    fn take(&self) -> (OutcomeBatch, usize, Vec<&'static str>, usize, Vec<(String, String)>) {
-        self.cargo.listed.store(false, Ordering::Release);
-        let taken = self.cargo.shipment.take();
-        let halted = taken.halted.into_iter().map(|(lane, reason)| (lane.to_string(), reason)).collect();
-        let renewing = taken.renewing.into_iter().map(Transport::name).collect();
-        (OutcomeBatch(taken.outcomes), taken.places, renewing, taken.left, halted)
-    }
+    let body = PyBytes::new(py, &reply.body);
+    (position, fate, reply.status, headers, body, PyString::new(py, &reply.detail)).into_pyobject(py)
 }

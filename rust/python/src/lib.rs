@@ -10,6 +10,7 @@ mod events;
 mod lanes;
 mod lifecycle;
 mod sends;
+mod shipments;
 mod wire;
 
 use pyo3::exceptions::PyValueError;
@@ -85,11 +86,13 @@ mod _core {
     #[pymodule_export]
     use super::events::{Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, profile_record};
     #[pymodule_export]
-    use super::lanes::{Calls, Lanes, Shipment};
+    use super::lanes::{LaneBatch, Lanes};
     #[pymodule_export]
     use super::lifecycle::{Ended, address_health};
     #[pymodule_export]
     use super::sends::{Caps, Decided, Note, Template};
+    #[pymodule_export]
+    use super::shipments::Shipment;
     #[pymodule_export]
     use super::wire::{
         OutcomeBatch, Parcels, Prover, Wire, copy_outcomes, encrypt_webpush, read_answer, retry_after_s, rule_answered,

@@ -1,274 +1,419 @@
-"""The native lanes: HTTP/2 in the library, on threads of its own.
+"""The native implementation of the seam: connections live in Rust (`rust/lanes`), and outcomes come back in batches.
 
-One wake-up brings everything that has ended since the last, of all chunks. A chunk travels in one of two forms: as a
-`_core.Shipment`, of which Python sees batches of outcomes and nothing else, or as calls that a channel has built.
+The event loop is woken once for many replies, by a file descriptor. What Rust asks right before each request, whether
+the gate is open, it cannot ask here: it is told until when the gate stays open, again and again, and that it is closed
+as soon as this is seen.
 """
 
 import asyncio
-import ssl
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, Self
+import itertools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import certifi
+import msgspec
 
 from sendora import _core
 from sendora.delivery import failpoint
+from sendora.delivery.fair import Window
 from sendora.delivery.lanes.seam import (
     ANSWER_S,
     BREAKER_FAILURES,
     BREAKER_S,
+    CALL_S,
     CONNECT_S,
     IDLE_S,
     LANES_MAX,
+    PROMISED,
+    SLICE,
     UNAUTHORIZED,
     Gate,
+    Place,
+    marks,
+    promised,
 )
-from sendora.delivery.phases import CHUNK_SIZE, Call, Chunk, Reply
+from sendora.delivery.phases import CHUNK_SIZE, Call, Chunk, Class, Outcome, Reply
 from sendora.kernel.clock import millis
 from sendora.kernel.errors import Unavailable
-from sendora.kernel.outbound import BLOCKED, PORTS, exempt
-from sendora.kernel.wire import encode
+from sendora.kernel.metrics import SECONDS
 
 if TYPE_CHECKING:
     from sendora.delivery.channel import Sending
     from sendora.kernel.life import Kernel
 
-SLICE: Final = CHUNK_SIZE
-"""Recipients that one move of the mark covers at most. There is no object for each, so a whole chunk may be one."""
+STREAMS: Final = 500
+"""Requests at a time on one connection, if the provider allows them: with two connections a round trip of 50 ms still
+lets 20,000 a second through."""
 
-PING_S: Final = 20.0
-"""A connection on which nothing came in for so long is asked whether it lives; proxies cut silent ones after a
-minute."""
+SHIPMENT_SLICE: Final = CHUNK_SIZE
+"""Recipients of a shipment that one move of the mark covers at most: there is no object for each, so all may be one."""
 
 GATHER_S: Final = 0.004
 """Outcomes of broadcasts gather for so long before they are taken: a batch of a hundred costs as much as one of one."""
 
-GATE_S: Final = 0.2
-"""How often the gates are asked for how long they are open; a drain acts within this."""
-
-
-class _Load(Protocol):
-    """What `_core.Calls` and `_core.Shipment` have in common."""
-
-    @property
-    def number(self) -> int: ...
-    def waiting(self) -> int: ...
-    def reserve(self, want: int) -> int: ...
-    def admit(self, n: int) -> None: ...
-    def held_s(self) -> float | None: ...
-    def open_for(self, seconds: float) -> None: ...
-
-
-class _Voyage:
-    """A load on its way: how many of it are out, and what to do when some have ended."""
-
-    def __init__(self, load: _Load, chunk: Chunk, gate: Gate, take: Callable[[], int]) -> None:
-        self.load = load
-        self.gate = gate
-        self.urgent = chunk.class_ == "now"
-        self.out = 0
-        self.failed: Exception | None = None
-        self.landed = asyncio.Event()
-        self._take = take
-
-    def land(self) -> None:
-        try:
-            self.out -= self._take()
-        except Exception as error:
-            # Nobody waits for outcomes that cannot be told; the mark knows whose they are.
-            self.failed = error
-        if self.out <= 0 or self.failed is not None:
-            self.landed.set()
+LOOK_S: Final = 0.1
+"""How often the gates are asked whether they are still open."""
 
 
 class NativeLanes:
-    """Lanes over `_core.Lanes`; to be entered in the loop that uses them."""
+    """Lanes in Rust; here are what they promise, who waits for replies, and what the replies say."""
 
-    def __init__(self, kernel: "Kernel") -> None:
-        settings = kernel.settings
-        self.core = _core.Lanes(
-            encode(
-                {
-                    "threads": settings.dispatch.threads,
-                    "connections": settings.dispatch.connections,
-                    "lanesMax": LANES_MAX,
-                    "connectMs": round(CONNECT_S * 1_000),
-                    "answerMs": round(ANSWER_S * 1_000),
-                    "breakerFailures": BREAKER_FAILURES,
-                    "breakerMs": round(BREAKER_S * 1_000),
-                    "idleMs": round(IDLE_S * 1_000),
-                    "pingMs": round(PING_S * 1_000),
-                    "authorities": authorities(settings.outbound.ca_file),
-                    "blocked": [str(network) for network in BLOCKED],
-                    "ports": sorted(PORTS),
-                    "exempt": sorted(exempt(settings.outbound.allow)),
-                }
-            )
-        )
+    def __init__(
+        self,
+        kernel: "Kernel",
+        *,
+        call_s: float = CALL_S,
+        breaker_s: float = BREAKER_S,
+        streams: int = STREAMS,
+        lanes_max: int = LANES_MAX,
+    ) -> None:
         self._kernel = kernel
-        self._voyages: dict[int, _Voyage] = {}
-        self._moved = asyncio.Event()
-        self._gathering: asyncio.TimerHandle | None = None
+        limits = {
+            "connections": kernel.settings.dispatch.connections,
+            "streams": streams,
+            "threads": kernel.settings.dispatch.threads,
+            "connectS": CONNECT_S,
+            "answerS": ANSWER_S,
+            "callS": call_s,
+            "breakerFailures": BREAKER_FAILURES,
+            "breakerS": breaker_s,
+            "lanesMax": lanes_max,
+            "idleS": IDLE_S,
+            "seconds": SECONDS,
+        }
+        self.core = _core.Lanes(msgspec.json.encode(limits | kernel.outbound.native()).decode())
+        self._ids = itertools.count(1)
+        self._ways: dict[int, _Way | _Voyage] = {}
+        self._windows: dict[str, dict[Class, Window]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._gates: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._gathering: asyncio.TimerHandle | None = None
+
+    def held_s(self, lane: str) -> float:
+        return self.core.held_s(lane)
+
+    async def run(self, sending: "Sending", calls: Sequence[Call], chunk: Chunk, gate: Gate) -> None:
+        self._listen()
+        way = _Way(self._kernel, sending, chunk, gate)
+        number = next(self._ids)
+        way.batch = self.core.batch(number, chunk.class_, chunk.org.bytes)
+        self._ways[number] = way
+        names = {call.lane for call in calls}
+        try:
+            done = 0
+            # Once all of its lanes are held, the rest of the chunk waits as it is.
+            while done < len(calls) and not way.failed and not all(self.held_s(name) for name in names):
+                places = await promised(calls[done : done + SLICE], chunk, self._window_of(chunk.class_))
+                admitted = 0
+                try:
+                    admitted = await gate.admit(len(places), marks(calls, done))
+                finally:
+                    for place in places[admitted:]:
+                        place.give()
+                if not admitted:
+                    break
+                way.send(calls[done : done + admitted], places)
+                done += admitted
+            await way.ended()
+        finally:
+            del self._ways[number]
+            way.leave()
+        if way.failed:
+            raise way.failed[0]
+
+    async def carry(
+        self, shipment: _core.Shipment, chunk: Chunk, gate: Gate, take: Callable[[], Sequence[tuple[str, int]]]
+    ) -> None:
+        """Send a shipment as far as the gate lets it; returns when each that left has ended. `take` is called when some
+        have, and says how many by lane."""
+        self._listen()
+        voyage = _Voyage(shipment, chunk, gate, take)
+        self._ways[shipment.number] = voyage
+        voyage.ask()
+        try:
+            while shipment.waiting() and voyage.failed is None and self.held_shipment_s(shipment) is None:
+                granted = await self._granted(shipment, chunk)
+                admitted = 0
+                try:
+                    fits = shipment.fit({name: n for name, (_, n) in granted.items()})
+                    admitted = await gate.admit(fits, shipment.mark)
+                finally:
+                    voyage.place(granted, dict(shipment.lanes(admitted)))
+                if not admitted:
+                    break
+                voyage.out += admitted
+                shipment.admit(admitted)
+            await voyage.ended()
+        finally:
+            del self._ways[shipment.number]
+            voyage.leave()
+        if voyage.failed is not None:
+            raise voyage.failed
+
+    def held_shipment_s(self, shipment: _core.Shipment) -> float | None:
+        """For how long no lane of those who wait is tried; None when one is open, or nobody waits."""
+        held = [self.core.held_s(name) for name, _ in shipment.lanes(shipment.waiting())]
+        return min(held) if held and all(held) else None
+
+    async def _granted(self, shipment: _core.Shipment, chunk: Chunk) -> dict[str, tuple[Window | None, int]]:
+        """Places by lane for some of those who are next; only for the first lane is waited (`seam.promised`)."""
+        granted: dict[str, tuple[Window | None, int]] = {}
+        for name, want in shipment.lanes(SHIPMENT_SLICE):
+            window = await self._window_of(chunk.class_)(name)
+            if window is None:
+                granted[name] = None, want
+            else:
+                granted[name] = window, window.take_now(want) if granted else await window.take(chunk.org, want)
+        return granted
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self.core.fileno(), self._rung)
-        self._ask_gates()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        if self._loop is None:
-            return
-        self._loop.remove_reader(self.core.fileno())
-        for timer in (self._gathering, self._gates):
+        self.core.drain_all()
+        await asyncio.get_running_loop().run_in_executor(None, self.core.close)
+        self._hear()
+        for timer in (self._look, self._gathering):
             if timer is not None:
                 timer.cancel()
-        self._loop = None
-        await asyncio.to_thread(self.core.close)
+        self._look = self._gathering = None
+        if self._loop is not None:
+            self._loop.remove_reader(self.core.fileno())
+            self._loop = None
 
-    def held_s(self, lane: str) -> float:
-        return self.core.held_s(lane)
+    def _window_of(self, class_: Class) -> "Callable[[str], Awaitable[Window | None]]":
+        async def window_of(name: str) -> Window | None:
+            if self.core.held_s(name):
+                return None  # Whoever goes there is answered at once.
+            windows = self._windows.get(name)
+            if windows is None:
+                self._forget()
+                size = PROMISED * self.core.limit(name)
+                windows = self._windows[name] = {"now": Window(size), "bulk": Window(size)}
+            return windows[class_]
 
-    async def run(self, sending: "Sending", calls: Sequence[Call], chunk: Chunk, gate: Gate) -> None:
-        now = list(calls)
-        load = _core.Calls(self.core, [_built(call) for call in calls], chunk.class_, chunk.org.bytes)
-        renewing: dict[int, asyncio.Task[None]] = {}
+        return window_of
 
-        async def renew(item: int, reply: Reply) -> None:
-            with suppress(Unavailable):  # Then the refusal stands, and the channel defers it.
-                fresh = await gate.again(now[item], reply)
-                if fresh is not None:
-                    # In place: the first request was refused, so this one is no repetition.
-                    now[item] = fresh
-                    load.again(item, _built(fresh))
-                    return
-            tell(item, reply)
-            voyage.out -= 1
-            voyage.land()
+    def _forget(self) -> None:
+        """Windows of lanes that nobody uses."""
+        if len(self._windows) >= LANES_MAX:
+            for name in [name for name, of in self._windows.items() if not any(window.taken for window in of.values())]:
+                del self._windows[name]
 
-        def tell(item: int, reply: Reply) -> None:
-            gate.done([sending.read(now[item], reply, chunk, millis(self._kernel.clock.now()))])
+    def _listen(self) -> None:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self.core.fileno(), self._rung)
+        if self._look is None:
+            self._look = self._loop.call_later(LOOK_S, self._ask)
 
-        def take() -> int:
-            ended = 0
-            failed: Exception | None = None
-            for item, fate, status, headers, body, detail in load.take():
-                reply = Reply(
-                    position=now[item].position,
-                    fate=fate,  # type: ignore[arg-type]  # the library knows the same words
-                    status=status,
-                    headers=headers,
-                    body=body,
-                    detail=detail,
-                )
-                if status in UNAUTHORIZED and item not in renewing:
-                    renewing[item] = asyncio.ensure_future(renew(item, reply))
-                    continue
-                failpoint.hit("dispatch.after_answer")
-                ended += 1
-                try:
-                    tell(item, reply)
-                except Exception as error:
-                    # An answer that cannot be read must not take with it those that came beside it.
-                    failed = error
-            if failed is not None:
-                unreadable.append(failed)
-            return ended
-
-        unreadable: list[Exception] = []
-        with self._voyage(load, chunk, gate, take) as voyage:
-            await self._sail(voyage, lambda n: now[len(now) - load.waiting() + n - 1].position + 1)
-            await asyncio.gather(*renewing.values())
-        if unreadable:
-            raise unreadable[0]
-
-    async def carry(self, shipment: _core.Shipment, chunk: Chunk, gate: Gate, take: Callable[[], int]) -> None:
-        """Send a shipment as far as the gate lets it. `take` is called when some of it has ended and says how many of
-        those that were admitted; returns when all of them have."""
-        with self._voyage(shipment, chunk, gate, take) as voyage:
-            await self._sail(voyage, shipment.mark)
-
-    @contextmanager
-    def _voyage(self, load: _Load, chunk: Chunk, gate: Gate, take: Callable[[], int]) -> Iterator[_Voyage]:
-        voyage = self._voyages[load.number] = _Voyage(load, chunk, gate, take)
-        load.open_for(gate.open_s())
-        try:
-            yield voyage
-        finally:
-            load.open_for(0.0)
-            del self._voyages[load.number]
-
-    async def _sail(self, voyage: _Voyage, mark: Callable[[int], int]) -> None:
-        load = voyage.load
-        while load.waiting() and voyage.failed is None:
-            places = load.reserve(SLICE)
-            if not places:
-                # Once all of its lanes are held, the rest of the chunk waits as it is.
-                if load.held_s() is not None:
-                    break
-                self._moved.clear()
-                await self._moved.wait()
-                continue
-            admitted = 0
-            try:
-                admitted = await voyage.gate.admit(places, mark)
-            finally:
-                voyage.out += admitted
-                voyage.landed.clear()
-                load.admit(admitted)
-            if not admitted:
-                break
-        if voyage.out > 0:
-            await voyage.landed.wait()
-        if voyage.failed is not None:
-            raise voyage.failed
+    def _ask(self) -> None:
+        self._look = None
+        for way in self._ways.values():
+            way.ask()
+        if self._ways and self._loop is not None:
+            self._look = self._loop.call_later(LOOK_S, self._ask)
 
     def _rung(self) -> None:
-        """Something has ended. What somebody waits for is taken at once."""
-        if self._gathering is not None or self._loop is None:
+        """What somebody waits for is taken at once; broadcasts gather, and the bell is left alone meanwhile."""
+        if self._loop is None or any(way.urgent for way in self._ways.values()):
+            self._hear()
             return
-        urgent = any(voyage.urgent for voyage in self._voyages.values())
-        self._gathering = self._loop.call_later(0.0 if urgent else GATHER_S, self._land)
-        if not urgent:
-            # The bell stays rung until it was heard; without this the loop would turn and turn.
-            self._loop.remove_reader(self.core.fileno())
+        self._loop.remove_reader(self.core.fileno())
+        self._gathering = self._loop.call_later(GATHER_S, self._gathered)
 
-    def _land(self) -> None:
+    def _gathered(self) -> None:
         self._gathering = None
-        if self._loop is None:
-            return
-        for number in self.core.heard():
-            voyage = self._voyages.get(number)
-            if voyage is not None:  # Else its flight has been given up, and the mark knows whose outcomes those are.
-                voyage.land()
-        self._moved.set()
-        self._loop.add_reader(self.core.fileno(), self._rung)
-
-    def _ask_gates(self) -> None:
-        for voyage in self._voyages.values():
-            voyage.load.open_for(voyage.gate.open_s())
-        # A lane that was held may be open again, and nothing else would say so.
-        self._moved.set()
-        for asked, status, n in self.core.counts():
-            self._kernel.metrics.count("lane_requests", n, provider=asked, status=status)
+        self._hear()
         if self._loop is not None:
-            self._gates = self._loop.call_later(GATE_S, self._ask_gates)
+            self._loop.add_reader(self.core.fileno(), self._rung)
+
+    def _hear(self) -> None:
+        shipments: dict[int, _Voyage] = {}
+        for number, replies in self.core.drain():
+            way = self._ways.get(number)
+            if isinstance(way, _Voyage):
+                shipments[number] = way  # Once, however often it was rung for.
+            elif way is not None:
+                way.take(replies)
+        for voyage in shipments.values():
+            voyage.land()
+        for name, windows in self._windows.items():
+            size = PROMISED * self.core.limit(name)
+            for window in windows.values():
+                if window.size != size:
+                    window.resize(size)
+        counts, seconds = self.core.stats()
+        for provider, status, n in counts:
+            self._kernel.metrics.count("lane_requests", n, provider=provider, status=status)
+        for provider, buckets, total in seconds:
+            self._kernel.metrics.observe_many("lane_seconds", buckets, total, provider=provider)
 
 
-def _built(call: Call) -> tuple[str, str, list[tuple[str, str]], bytes]:
-    return call.lane, call.url, list(call.headers.items()), call.body
+class _Voyage:
+    """A shipment between here and its outcomes: how many of it are out, by batches."""
+
+    def __init__(
+        self,
+        shipment: _core.Shipment,
+        chunk: Chunk,
+        gate: Gate,
+        take: Callable[[], Sequence[tuple[str, int]]],
+    ) -> None:
+        self.urgent = chunk.class_ == "now"
+        self.out = 0
+        self.failed: Exception | None = None
+        self._shipment = shipment
+        self._gate = gate
+        self._take = take
+        self._places: dict[str, tuple[Window, int]] = {}
+        """Promised to those who are out, by lane."""
+        self._changed = asyncio.Event()
+
+    def ask(self) -> None:
+        self._shipment.deadline(self._gate.open_s())
+
+    def land(self) -> None:
+        try:
+            for name, n in self._take():
+                self.out -= n
+                self._give(name, n)
+        except Exception as error:
+            # Nobody is told what became of them; the mark knows who they are.
+            self.failed = error
+        self._changed.set()
+
+    def place(self, granted: Mapping[str, tuple[Window | None, int]], used: Mapping[str, int]) -> None:
+        """Keep the places that were used, give back the others."""
+        for name, (window, n) in granted.items():
+            if window is not None:
+                kept = min(used.get(name, 0), n)
+                window.give(n - kept)
+                self._places[name] = window, self._places.get(name, (window, 0))[1] + kept
+
+    def _give(self, name: str, n: int) -> None:
+        if name in self._places:  # Who went to a lane that was held had none.
+            window, kept = self._places[name]
+            given = min(n, kept)
+            self._places[name] = window, kept - given
+            window.give(given)
+
+    async def ended(self) -> None:
+        while self.out > 0 and self.failed is None:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def leave(self) -> None:
+        """Nothing more of it leaves."""
+        self._shipment.deadline(0.0)
+        for window, n in self._places.values():
+            window.give(n)
+        self._places.clear()
 
 
-def authorities(ca_file: str | None) -> str:
-    """The certificates that `kernel.outbound` trusts, as PEM: the system's, certifi's, and the operator's own."""
-    files = [certifi.where(), ssl.get_default_verify_paths().cafile, ca_file]
-    return "\n".join(
-        Path(file).read_text() for file in dict.fromkeys(files) if file is not None and Path(file).is_file()
-    )
+class _Way:
+    """One chunk's calls between here and their outcomes."""
+
+    batch: _core.LaneBatch
+
+    def __init__(self, kernel: "Kernel", sending: "Sending", chunk: Chunk, gate: Gate) -> None:
+        self.urgent = chunk.class_ == "now"
+        self._kernel = kernel
+        self._sending = sending
+        self._chunk = chunk
+        self._gate = gate
+        self._calls: dict[int, Call] = {}
+        """Those without an outcome."""
+        self._places: dict[int, Place] = {}
+        self._renewed: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self.failed: list[Exception] = []
+
+    def send(self, calls: Sequence[Call], places: Sequence[Place]) -> None:
+        for call, place in zip(calls, places, strict=False):
+            self._calls[call.position] = call
+            self._places[call.position] = place
+        self._submit(calls)
+
+    def ask(self) -> None:
+        self.batch.deadline(self._gate.open_s())
+
+    def take(self, replies: Sequence[tuple[int, Any, int, dict[str, str], bytes, str]]) -> None:
+        outcomes: list[Outcome] = []
+        for position, fate, status, headers, body, detail in replies:
+            call = self._calls[position]
+            reply = Reply(position=position, fate=fate, status=status, headers=headers, body=body, detail=detail)
+            if fate != "unsent":
+                failpoint.hit("dispatch.after_write")
+            if status in UNAUTHORIZED and position not in self._renewed:
+                task = asyncio.get_running_loop().create_task(self._again(call, reply))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                outcomes += self._read(call, reply)
+        self._record(outcomes)
+
+    async def ended(self) -> None:
+        while self._calls:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def leave(self) -> None:
+        """Whatever has no outcome by now gets none; nothing more of it leaves."""
+        self.batch.stop()
+        for task in self._tasks:
+            task.cancel()
+        for place in self._places.values():
+            place.give()
+        self._places.clear()
+
+    def _submit(self, calls: Sequence[Call]) -> None:
+        self.ask()
+        self.batch.submit(
+            [(call.position, call.lane, call.url, list(call.headers.items()), call.body) for call in calls]
+        )
+
+    async def _again(self, call: Call, reply: Reply) -> None:
+        try:
+            fresh = None
+            with suppress(Unavailable):  # Then the refusal stands, and the channel defers it.
+                fresh = await self._gate.again(call, reply)
+            if fresh is None:
+                self._record(self._read(call, reply))
+                return
+            # In place: the first request was refused, so this one is no repetition.
+            self._calls[call.position] = fresh
+            self._renewed.add(call.position)
+            self._submit([fresh])
+        except Exception as error:
+            self.failed.append(error)
+            self._end(call.position)
+
+    def _read(self, call: Call, reply: Reply) -> list[Outcome]:
+        try:
+            failpoint.hit("dispatch.after_answer")
+            return [self._sending.read(call, reply, self._chunk, millis(self._kernel.clock.now()))]
+        except Exception as error:
+            # An answer that cannot be read must not take with it the requests that are on the wire beside it.
+            self.failed.append(error)
+            return []
+        finally:
+            self._end(call.position)
+
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
+        if outcomes:
+            try:
+                self._gate.done(outcomes)
+            except Exception as error:
+                self.failed.append(error)
+
+    def _end(self, position: int) -> None:
+        self._calls.pop(position, None)
+        place = self._places.pop(position, None)
+        if place is not None:
+            place.give()
+        self._changed.set()

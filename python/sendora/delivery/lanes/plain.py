@@ -1,14 +1,14 @@
-"""The plain lanes: one task for each request over httpx, a few connections for each lane.
+"""The plain implementation of the seam, over httpx; the other one's oracle.
 
-What is reported errs to one side only: `unsent` is proved (the connection never stood, or the request was never handed
+What it reports errs to one side only: `unsent` is proved (the connection never stood, or the request was never handed
 to it); anything that broke later is `unknown`, because bytes may have left (reliability.md 2.1). httpcore itself
 repeats a request that a GOAWAY's last stream id proves unread; a REFUSED_STREAM looks like any other reset to it and is
-`unknown` here. It also carries HTTP/1.1, which the native lanes do not.
+`unknown` here.
 """
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -22,6 +22,7 @@ from sendora.delivery.lanes.seam import (
     ANSWER_S,
     BREAKER_FAILURES,
     BREAKER_S,
+    CALL_S,
     CONNECT_S,
     IDLE_S,
     LANES_MAX,
@@ -29,7 +30,9 @@ from sendora.delivery.lanes.seam import (
     SLICE,
     UNAUTHORIZED,
     Gate,
-    provider,
+    marks,
+    promised,
+    provider_of,
 )
 from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Reply
 from sendora.kernel.clock import millis
@@ -45,20 +48,25 @@ if TYPE_CHECKING:
 STREAMS: Final = 100
 """Requests at a time on one connection: httpcore's own ceiling, below what providers announce."""
 
-CALL_S: Final = 12.0
-"""From the first byte to the last, whatever drips in between; within the time that a draining process has."""
-
 WEB_PUSH: Final = "webpush"
 """Lanes of this provider are one origin each: they share a client, whose pool holds a connection for each origin and
 closes idle ones."""
 
 
 class PlainLanes:
-    """Lanes over httpx."""
+    """Lanes over httpx: one task for each request, a few connections for each lane."""
 
-    def __init__(self, kernel: "Kernel", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        kernel: "Kernel",
+        clock: Callable[[], float] = time.monotonic,
+        call_s: float = CALL_S,
+        lanes_max: int = LANES_MAX,
+    ) -> None:
         self._kernel = kernel
         self._clock = clock
+        self._call_s = call_s
+        self._lanes_max = lanes_max
         self._lanes: dict[str, _Lane] = {}
         self._web: httpx.AsyncClient | None = None
 
@@ -73,10 +81,12 @@ class PlainLanes:
             done = 0
             # Once all of its lanes are held, the rest of the chunk waits as it is.
             while done < len(calls) and not failed and not all(self.held_s(name) for name in names):
-                places = await self._promised(calls[done : done + SLICE], chunk)
+                places = await promised(
+                    calls[done : done + SLICE], chunk, lambda name: self._window(name, chunk.class_)
+                )
                 admitted = 0
                 try:
-                    admitted = await gate.admit(len(places), _marks(calls, done))
+                    admitted = await gate.admit(len(places), marks(calls, done))
                 finally:
                     for place in places[admitted:]:
                         place.give()
@@ -89,35 +99,11 @@ class PlainLanes:
         if failed:
             raise failed[0]
 
-    async def _promised(self, calls: Sequence[Call], chunk: Chunk) -> "list[_Place]":
-        """Places for some of the calls, counted from the first; at least one.
-
-        Only for the first lane is waited: who held places of one lane and waited for another's would be waited for in a
-        circle.
-        """
-        wanted = Counter(call.lane for call in calls)
-        granted: dict[str, tuple[Window | None, int]] = {}
-        try:
-            for name, want in wanted.items():  # In the order of the calls.
-                lane = await self._lane(name)
-                if lane is None or lane.closed_until > self._clock():
-                    granted[name] = None, want  # Whoever goes there is answered at once.
-                    continue
-                window = lane.promised[chunk.class_]
-                taken = await window.take(chunk.org, want) if not granted else window.take_now(want)
-                granted[name] = window, taken
-            places: list[_Place] = []
-            for call in calls:
-                window_of, left = granted[call.lane]
-                if not left:
-                    break
-                granted[call.lane] = window_of, left - 1
-                places.append(_Place(window_of))
-            return places
-        finally:
-            for window_of, left in granted.values():
-                if window_of is not None:
-                    window_of.give(left)
+    async def _window(self, name: str, class_: Class) -> Window | None:
+        lane = await self._lane(name)
+        if lane is None or lane.closed_until > self._clock():
+            return None  # Whoever goes there is answered at once.
+        return lane.promised[class_]
 
     async def __aenter__(self) -> Self:
         return self
@@ -158,11 +144,11 @@ class PlainLanes:
             if not gate.open():
                 return Reply(position=call.position, fate="unsent", detail="closed")
             started = self._clock()
-            reply = await _exchange(lane, call)
+            reply = await _exchange(lane, call, self._call_s)
             lane.learn(reply, self._clock())
-        asked = provider(call.lane)
-        self._kernel.metrics.count("lane_requests", provider=asked, status=reply.status)
-        self._kernel.metrics.observe("lane_seconds", self._clock() - started, provider=asked)
+        provider = provider_of(call.lane)
+        self._kernel.metrics.count("lane_requests", provider=provider, status=reply.status)
+        self._kernel.metrics.observe("lane_seconds", self._clock() - started, provider=provider)
         return reply
 
     async def _lane(self, name: str) -> "_Lane | None":
@@ -170,11 +156,11 @@ class PlainLanes:
         lane = self._lanes.get(name)
         if lane is None:
             await self._make_room(now)
-            if len(self._lanes) >= LANES_MAX:
+            if len(self._lanes) >= self._lanes_max:
                 return None
             lane = self._lanes.get(name)  # Somebody else may have made it while room was made.
         if lane is None:
-            if provider(name) == WEB_PUSH:
+            if provider_of(name) == WEB_PUSH:
                 self._web = self._web or self._kernel.outbound.client()
                 lane = _Lane(None, [_Connection(self._web)], 1, now)
             else:
@@ -187,14 +173,10 @@ class PlainLanes:
         """Close what is idle, and when all places are taken whichever idle lane was used longest ago."""
         idle = sorted((lane.used_at, name) for name, lane in self._lanes.items() if not lane.busy)
         leave = [name for used_at, name in idle if now - used_at > IDLE_S]
-        if not leave and len(self._lanes) >= LANES_MAX:
+        if not leave and len(self._lanes) >= self._lanes_max:
             leave = [name for _, name in idle[:1]]
         for lane in [self._lanes.pop(name) for name in leave]:
             await lane.close()
-
-
-def _marks(calls: Sequence[Call], done: int) -> Callable[[int], int]:
-    return lambda n: calls[done + n - 1].position + 1
 
 
 class _Lane:
@@ -305,24 +287,12 @@ _UNPROVEN: Final = frozenset({401, 403, 429})
 """Answers after which a lane is not known to accept our credential."""
 
 
-class _Place:
-    """One call's place on a lane; None: on one that promises nothing."""
-
-    def __init__(self, window: Window | None) -> None:
-        self._window = window
-
-    def give(self, _: object = None) -> None:
-        if self._window is not None:
-            self._window.give(1)
-            self._window = None
-
-
 class _Connection(msgspec.Struct):
     client: httpx.AsyncClient
     running: int = 0
 
 
-async def _exchange(lane: _Lane, call: Call) -> Reply:
+async def _exchange(lane: _Lane, call: Call, call_s: float) -> Reply:
     """One request. `unsent` is proved; whatever breaks after the connection stood is `unknown`."""
     response: httpx.Response | None = None
     body = b""
@@ -330,7 +300,7 @@ async def _exchange(lane: _Lane, call: Call) -> Reply:
     if failpoint.armed("dispatch.after_write"):
         extensions["trace"] = _trace
     try:
-        async with asyncio.timeout(CALL_S), lane.connection() as client:
+        async with asyncio.timeout(call_s), lane.connection() as client:
             request = client.stream(
                 "POST", call.url, headers=call.headers, content=call.body, timeout=_TIMEOUT, extensions=extensions
             )

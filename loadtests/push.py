@@ -1,0 +1,155 @@
+"""Pushes to the simulator over the native lanes: CPU time of the sender beside gorush's sender, and what a long round
+trip and a provider that closes connections leave of the rate.
+
+Measured is the sender alone: requests carry one provider token, are sent, and their answers are read in batches.
+Rates of the disturbed runs are compared with undisturbed ones in turn; the simulator shares the cores with the sender.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from loadtests.peers import gorush
+from loadtests.results import Figure, Sample, figure, publish
+from sendora import _core
+from sendora.cluster import Cluster
+from sendora.kernel.ids import new_id
+
+QUICK: Final = bool(os.environ.get("QUICK"))
+ROUNDS: Final = 1 if QUICK else 5
+PUSHES: Final = 10_000 if QUICK else 50_000
+CONNECTIONS: Final = 4
+CHUNK: Final = 500
+AHEAD: Final = 4_000
+"""Pushes that wait or are on the wire: about what a worker's windows let through."""
+GOALS: Final = {"push.cpu": 3.0, "push.rtt50": 0.95, "push.goaway": 0.90}
+CALM: Final = {"delayMs": None, "goawayEvery": None}
+SWITCHES: Final = {"push.rtt50": {"delayMs": 50}, "push.goaway": {"goawayEvery": 1_000}}
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["sender"]:
+        asyncio.run(_sender(Path(arguments[1])))
+        return
+    with tempfile.TemporaryDirectory(prefix="sendora-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        publish("push", asyncio.run(_measure(folder)))
+
+
+async def _measure(folder: Path) -> list[Figure]:
+    calm: list[Sample] = []
+    peers: list[Sample] = []
+    disturbed: dict[str, list[Sample]] = {name: [] for name in SWITCHES}
+    async with Cluster(folder, dispatchers=1) as cluster:
+        await _prepare(cluster, folder)
+        for _ in range(ROUNDS):
+            calm.append(await _run(cluster, folder, CALM))
+            for name, switches in SWITCHES.items():
+                disturbed[name].append(await _run(cluster, folder, CALM | switches))
+            await cluster.ask_simulator("POST", "/_/switches", CALM)
+            peer = await gorush.run(cluster, PUSHES, connections=CONNECTIONS)
+            if peer is not None:
+                peers.append(Sample(peer.cpu_us_per_push, peer.cpu_us_per_push))
+    cpu = figure(
+        "push.cpu",
+        "us of CPU for a push",
+        [Sample(sample.cpu_us_per_op, sample.cpu_us_per_op) for sample in calm],
+        {"gorush": peers} if peers else {},
+        goal=GOALS["push.cpu"],
+        same_answer=True,
+        higher_is_better=False,
+        note=f"the goal is the ratio; {gorush.NOTE}",
+    )
+    rates = [
+        figure(
+            name,
+            "pushes/s",
+            samples,
+            {"undisturbed": calm},
+            goal=GOALS[name],
+            same_answer=True,
+            note=f"simulator with {json.dumps(SWITCHES[name])}; the goal is the ratio",
+        )
+        for name, samples in disturbed.items()
+    ]
+    return [cpu, *rates]
+
+
+async def _prepare(cluster: Cluster, folder: Path) -> None:
+    apns = (await cluster.ask_simulator("GET", "/_/credentials"))["apns"]
+    names = [f"ok-ours{n}" for n in range(PUSHES)]
+    tokens: list[str] = []
+    for low in range(0, PUSHES, gorush.BATCH):
+        asked = {"transport": "apns", "tokens": names[low : low + gorush.BATCH]}
+        tokens += (await cluster.ask_simulator("POST", "/_/mint", asked))["tokens"]
+    claims = {"iss": apns["teamId"], "iat": int(time.time())}
+    key = ECKey.import_key(apns["p8Key"])
+    bearer = jwt.encode({"alg": "ES256", "kid": apns["keyId"]}, claims, key, algorithms=["ES256"])
+    task = {
+        "url": cluster.simulator_url,
+        "ca": str(cluster.simulator_ca),
+        "tokens": tokens,
+        "body": json.dumps(gorush.PAYLOAD),
+        "headers": {
+            "authorization": f"bearer {bearer}",
+            "apns-topic": apns["bundleId"],
+            "apns-push-type": "alert",
+            "apns-priority": "10",
+        },
+    }
+    (folder / "task.json").write_text(json.dumps(task))
+
+
+async def _run(cluster: Cluster, folder: Path, switches: dict[str, Any]) -> Sample:
+    await cluster.ask_simulator("POST", "/_/switches", switches)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "loadtests.bench", "push", "sender", str(folder / "task.json"), stdout=subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    made = msgspec.json.decode(said)
+    return Sample(PUSHES / made["seconds"], made["cpuUs"] / PUSHES)
+
+
+async def _sender(file: Path) -> None:
+    task = json.loads(file.read_text())
+    host, _, port = task["url"].removeprefix("https://").rpartition(":")
+    config = {"connections": CONNECTIONS, "caFiles": [task["ca"]], "exempt": [[host, int(port)]]}
+    lanes = _core.Lanes(json.dumps(config))
+    heard = asyncio.Event()
+    asyncio.get_running_loop().add_reader(lanes.fileno(), heard.set)
+    batch = lanes.batch(1, "bulk", new_id().bytes)
+    batch.deadline(600)
+    fields = list(task["headers"].items())
+    body = task["body"].encode()
+    calls = [(i, "apns:1", f"{task['url']}/3/device/{token}", fields, body) for i, token in enumerate(task["tokens"])]
+
+    async def send(waiting: list[Any]) -> None:
+        sent = ended = 0
+        while ended < len(waiting):
+            while sent < len(waiting) and sent - ended <= AHEAD - CHUNK:
+                batch.submit(waiting[sent : sent + CHUNK])
+                sent += CHUNK
+            await heard.wait()
+            heard.clear()
+            for _, replies in lanes.drain():
+                refused = [reply for reply in replies if reply[2] != 200]
+                if refused:
+                    raise RuntimeError(f"{len(refused)} of {len(replies)} were not accepted: {refused[0]}")
+                ended += len(replies)
+
+    await send(calls[:1])  # The first success lets the others go.
+    began, used = time.perf_counter(), time.process_time()
+    await send(calls[1:])
+    print(json.dumps({"seconds": time.perf_counter() - began, "cpuUs": (time.process_time() - used) * 1e6}))
+    lanes.close()
