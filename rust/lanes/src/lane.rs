@@ -338,7 +338,7 @@ impl Lane {
                     }
                 }
                 for task in &tasks {
-                    let reply = Reply::without(Fate::Unsent, format!("blocked {reason}"));
+                    let reply = Reply::without(Fate::Unsent, format!("blocked: {reason}"));
                     task.load.reply(task.item, reply);
                 }
                 settle(tasks.iter());
