@@ -259,7 +259,9 @@ async fn nothing_leaves_for_a_blocked_address_or_through_a_closed_gate() {
         settings.ports.push(settings.exempt[0].1);
     });
     let replies = send(&lanes, &small.origin, &Calls::new("/200/{}", ""), 0..20).await;
-    assert!(replies.values().all(|reply| reply.fate == Fate::Unsent && reply.detail == "blocked: not a public address"));
+    assert!(
+        replies.values().all(|reply| reply.fate == Fate::Unsent && reply.detail == "blocked: not a public address")
+    );
     assert_eq!(lanes.held("apns:1"), Duration::ZERO);
     assert_eq!(small.connections.load(Ordering::Relaxed), 0);
     let closed = Calls::new("/200/{}", "");
