@@ -313,11 +313,12 @@ impl Driver {
             }
             told.push(task);
         }
-        settle(told.iter());
         if learnt.answered {
             learnt.failures = 0;
         }
         self.lane.shared.stats.add(&self.lane.provider, &seen);
         self.lane.learn(self.id, learnt);
+        // Last: whoever hears of it finds the lane as it is now.
+        settle(told.iter());
     }
 }

@@ -23,7 +23,7 @@ type PyCall = (u32, PyBackedStr, PyBackedStr, Vec<(PyBackedStr, PyBackedStr)>, P
 
 #[pyclass(frozen, module = "sendora._core")]
 pub struct Lanes {
-    lanes: Arc<sendora_lanes::Lanes>,
+    inner: Arc<sendora_lanes::Lanes>,
     bell: Arc<Bell<Finished>>,
     gate: Arc<Gate>,
 }
@@ -54,7 +54,7 @@ struct Batch {
 /// Some calls of a batch.
 struct Calls {
     batch: Arc<Batch>,
-    calls: Vec<Call>,
+    line: Vec<Call>,
     finished: Mutex<Vec<(u32, Reply)>>,
 }
 
@@ -85,7 +85,7 @@ impl Load for Calls {
     }
 
     fn request(&self, item: u32) -> Option<Request> {
-        let call = &self.calls[item as usize];
+        let call = &self.line[item as usize];
         let mut headers = HeaderMap::with_capacity(call.headers.len());
         headers.extend(call.headers.iter().cloned());
         Some(Request { path: call.path.clone(), headers, body: call.body.clone() })
@@ -93,7 +93,7 @@ impl Load for Calls {
 
     fn reply(&self, item: u32, reply: Reply) -> Feedback {
         let feedback = Feedback::of(&reply);
-        let position = self.calls[item as usize].position;
+        let position = self.line[item as usize].position;
         self.finished.lock().expect("no holder panics").push((position, reply));
         feedback
     }
@@ -112,7 +112,7 @@ impl Lanes {
     fn new(py: Python<'_>, config: &str) -> PyResult<Self> {
         let settings = Settings::parse(config).map_err(PyValueError::new_err)?;
         let lanes = py.detach(|| sendora_lanes::Lanes::new(settings)).map_err(PyOSError::new_err)?;
-        Ok(Self { lanes: Arc::new(lanes), bell: Arc::new(Bell::new()?), gate: Arc::default() })
+        Ok(Self { inner: Arc::new(lanes), bell: Arc::new(Bell::new()?), gate: Arc::default() })
     }
 
     fn fileno(&self) -> i32 {
@@ -128,7 +128,7 @@ impl Lanes {
         let (bell, gate) = (Arc::clone(&self.bell), Arc::clone(&self.gate));
         let batch = Batch { id, bell, gate, open_until: AtomicU64::new(0) };
         let tenant = u128::from_be_bytes(crate::id("tenant", tenant)?);
-        Ok(LaneBatch { lanes: Arc::clone(&self.lanes), batch: Arc::new(batch), class, tenant })
+        Ok(LaneBatch { lanes: Arc::clone(&self.inner), batch: Arc::new(batch), class, tenant })
     }
 
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -146,32 +146,32 @@ impl Lanes {
     }
 
     fn held_s(&self, lane: &str) -> f64 {
-        self.lanes.held(lane).as_secs_f64()
+        self.inner.held(lane).as_secs_f64()
     }
 
     fn limit(&self, lane: &str) -> usize {
-        self.lanes.limit(lane)
+        self.inner.limit(lane)
     }
 
     fn grant(&self, lane: &str, tokens: u32) {
-        self.lanes.grant(lane, tokens);
+        self.inner.grant(lane, tokens);
     }
 
     fn wanted(&self, lane: &str) -> usize {
-        self.lanes.wanted(lane)
+        self.inner.wanted(lane)
     }
 
     #[expect(clippy::type_complexity, reason = "two flat lists of flat rows")]
     fn stats(&self) -> (Vec<(String, u16, u64)>, Vec<(String, Vec<u64>, f64)>) {
-        self.lanes.take_stats()
+        self.inner.take_stats()
     }
 
     fn standing(&self) -> Vec<(String, usize, bool)> {
-        self.lanes.standing()
+        self.inner.standing()
     }
 
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.lanes.close());
+        py.detach(|| self.inner.close());
     }
 }
 
@@ -218,7 +218,8 @@ impl LaneBatch {
     fn send(&self, heading: Option<(String, String)>, calls: Vec<Call>) {
         let Some((lane, origin)) = heading else { return };
         let items: Vec<u32> = (0..calls.len() as u32).collect();
-        let load: Arc<dyn Load> = Arc::new(Calls { batch: Arc::clone(&self.batch), calls, finished: Mutex::default() });
+        let load: Arc<dyn Load> =
+            Arc::new(Calls { batch: Arc::clone(&self.batch), line: calls, finished: Mutex::default() });
         self.lanes.submit(&lane, &origin, self.class, self.tenant, &load, &items);
     }
 }

@@ -140,11 +140,16 @@ class NativeLanes:
             windows = self._windows.get(name)
             if windows is None:
                 self._forget()
-                size = PROMISED * self._native.limit(name)
-                windows = self._windows[name] = {"now": Window(size), "bulk": Window(size)}
+                windows = self._windows[name] = {one: Window(self._size(name, one)) for one in ("now", "bulk")}
             return windows[class_]
 
         return window_of
+
+    def _size(self, name: str, class_: Class) -> int:
+        """Of the worker's window half at most, however many requests the lane could have: the rest is for other lanes."""
+        dispatch = self._kernel.settings.dispatch
+        whole = dispatch.window_bulk if class_ == "bulk" else dispatch.window_now
+        return min(PROMISED * self._native.limit(name), max(whole // 2, 1))
 
     def _forget(self) -> None:
         """Windows of lanes that nobody uses."""
@@ -172,8 +177,8 @@ class NativeLanes:
             if way is not None:
                 way.take(replies)
         for name, windows in self._windows.items():
-            size = PROMISED * self._native.limit(name)
-            for window in windows.values():
+            for class_, window in windows.items():
+                size = self._size(name, class_)
                 if window.size != size:
                     window.resize(size)
         counts, seconds = self._native.stats()
