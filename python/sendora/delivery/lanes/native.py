@@ -146,7 +146,7 @@ class NativeLanes:
         return window_of
 
     def _size(self, name: str, class_: Class) -> int:
-        """Of the worker's window half at most, however many requests the lane could have: the rest is for other lanes."""
+        """At most half of the worker's window, however many requests the lane could have: the rest is for others."""
         dispatch = self._kernel.settings.dispatch
         whole = dispatch.window_bulk if class_ == "bulk" else dispatch.window_now
         return min(PROMISED * self._native.limit(name), max(whole // 2, 1))
