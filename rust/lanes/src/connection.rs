@@ -230,24 +230,25 @@ impl Driver {
         while self.tick.as_mut().poll(cx).is_ready() {
             self.tick.as_mut().reset((now + tick(settings)).into());
             let heard = self.heard;
-            let mut deaf = false;
-            for exchange in self.exchanges.iter_mut() {
+            let mut nothing_came = false;
+            for exchange in &mut self.exchanges {
                 // Nothing at all has come since it left: whatever else is sent here would wait as well.
-                deaf |= exchange.expire(now, settings) && heard <= exchange.started();
+                nothing_came |= exchange.expire(now, settings) && heard <= exchange.started();
             }
-            if deaf {
+            if nothing_came {
                 self.drain();
             }
             dead |= self.pinged.is_some_and(|pinged| now.duration_since(pinged) > settings.answer());
             if self.exchanges.is_empty() && now.duration_since(self.used) > settings.idle() {
                 self.drain();
-            } else if self.pinged.is_none() && now.duration_since(self.heard) > settings.ping() {
-                if let Some(pings) = &mut self.pings {
-                    let _ = pings.send_ping(Ping::opaque());
-                    self.pinged = Some(now);
-                    // The pong wakes whoever has asked for it.
-                    let _ = pings.poll_pong(cx);
-                }
+            } else if self.pinged.is_none()
+                && now.duration_since(self.heard) > settings.ping()
+                && let Some(pings) = &mut self.pings
+            {
+                let _ = pings.send_ping(Ping::opaque());
+                self.pinged = Some(now);
+                // The pong wakes whoever has asked for it.
+                let _ = pings.poll_pong(cx);
             }
         }
         dead
@@ -312,11 +313,12 @@ impl Driver {
             }
             told.push(task);
         }
-        settle(told.iter());
         if learnt.answered {
             learnt.failures = 0;
         }
         self.lane.shared.stats.add(&self.lane.provider, &seen);
         self.lane.learn(self.id, learnt);
+        // Last: whoever hears of it finds the lane as it is now.
+        settle(told.iter());
     }
 }

@@ -23,6 +23,9 @@ const WINDOW: usize = 65_535;
 /// A further connection that could not be had is not tried again at once; the lane goes on with those it has.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
 
+/// A provider that asks for a longer rest is left alone, and whoever waits is told so.
+const REST_MAX: Duration = Duration::from_secs(2);
+
 /// What all lanes share.
 pub(crate) struct Shared {
     pub settings: Settings,
@@ -51,6 +54,8 @@ struct State {
     held_until: Option<Instant>,
     /// Why it is held.
     held_by: &'static str,
+    /// A short rest that the provider has asked for: nobody is told, what waits goes on afterwards.
+    rests_until: Instant,
     pace: Pace,
     links: Vec<Link>,
     dialling: bool,
@@ -120,6 +125,7 @@ impl Lane {
             failures: 0,
             held_until: None,
             held_by: "breaker",
+            rests_until: now,
             pace: Pace::new(now),
             links: Vec::new(),
             dialling: false,
@@ -223,7 +229,13 @@ impl Lane {
         if !state.proved {
             want = want.min(1_usize.saturating_sub(state.running));
         }
-        let (allowed, again) = if held || want == 0 { (0, None) } else { state.pace.allowance(want, now) };
+        let (allowed, again) = if held || want == 0 {
+            (0, None)
+        } else if state.rests_until > now {
+            (0, Some(state.rests_until))
+        } else {
+            state.pace.allowance(want, now)
+        };
         let tasks: Vec<Task> = (0..allowed).map_while(|_| state.turns.pop()).collect();
         state.running += tasks.len();
         if allowed > 0 {
@@ -280,8 +292,10 @@ impl Lane {
                 }
             }
             state.fail(learnt.failures, settings, now, &mut after);
-            if let Some(hold) = learnt.hold {
-                state.hold(now + hold, "held", &mut after);
+            match learnt.hold {
+                Some(rest) if rest <= REST_MAX => state.rests_until = state.rests_until.max(now + rest),
+                Some(hold) => state.hold(now + hold, "held", &mut after),
+                None => {}
             }
             if state.closed {
                 state.refuse_all("closed", &mut after);

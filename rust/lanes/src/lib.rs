@@ -120,7 +120,7 @@ pub enum Class {
 /// All lanes of a process, and the threads that drive them.
 pub struct Lanes {
     shared: Arc<Shared>,
-    lanes: Mutex<HashMap<String, Arc<Lane>>>,
+    named: Mutex<HashMap<String, Arc<Lane>>>,
     runtime: Mutex<Option<Runtime>>,
 }
 
@@ -150,7 +150,7 @@ impl Lanes {
             .build()
             .map_err(|error| format!("tokio: {error}"))?;
         let shared = Arc::new(Shared::new(settings, runtime.handle().clone())?);
-        Ok(Self { shared, lanes: Mutex::default(), runtime: Mutex::new(Some(runtime)) })
+        Ok(Self { shared, named: Mutex::default(), runtime: Mutex::new(Some(runtime)) })
     }
 
     /// `origin`: `https://host[:port]`. Requests that still wait for another origin of the same lane are `unsent`.
@@ -190,7 +190,7 @@ impl Lanes {
 
     /// How the circuit of every lane stands: (provider, open connections, circuit is open).
     pub fn standing(&self) -> Vec<(String, usize, bool)> {
-        let lanes = self.lanes.lock().expect("no holder panics");
+        let lanes = self.named.lock().expect("no holder panics");
         lanes.values().map(|lane| lane.standing(Instant::now())).collect()
     }
 
@@ -201,7 +201,7 @@ impl Lanes {
 
     /// Ends all connections; what is on the wire is `unknown`, what waits is `unsent`.
     pub fn close(&self) {
-        let lanes = std::mem::take(&mut *self.lanes.lock().expect("no holder panics"));
+        let lanes = std::mem::take(&mut *self.named.lock().expect("no holder panics"));
         for lane in lanes.values() {
             lane.close();
         }
@@ -216,12 +216,12 @@ impl Lanes {
     }
 
     fn known(&self, name: &str) -> Option<Arc<Lane>> {
-        self.lanes.lock().expect("no holder panics").get(name).cloned()
+        self.named.lock().expect("no holder panics").get(name).cloned()
     }
 
     /// The lane of this name; `None` when all places are taken by lanes in use.
     fn lane(&self, name: &str) -> Option<Arc<Lane>> {
-        let mut lanes = self.lanes.lock().expect("no holder panics");
+        let mut lanes = self.named.lock().expect("no holder panics");
         if let Some(lane) = lanes.get(name) {
             return Some(Arc::clone(lane));
         }

@@ -25,14 +25,15 @@ struct Calls {
     body: &'static str,
     open: AtomicBool,
     replies: Mutex<HashMap<u32, Reply>>,
+    told: AtomicUsize,
     count: AtomicUsize,
     news: Notify,
 }
 
 impl Calls {
     fn new(path: &str, body: &'static str) -> Arc<Self> {
-        let (replies, count, news) = (Mutex::default(), AtomicUsize::new(0), Notify::new());
-        Arc::new(Self { path: path.into(), body, open: AtomicBool::new(true), replies, count, news })
+        let (replies, told, count, news) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0), Notify::new());
+        Arc::new(Self { path: path.into(), body, open: AtomicBool::new(true), replies, told, count, news })
     }
 
     /// Waits for so many replies; each item has one at most.
@@ -41,7 +42,7 @@ impl Calls {
             tokio::time::timeout(Duration::from_secs(30), self.news.notified()).await.expect("replies");
         }
         let replies = self.replies.lock().unwrap().clone();
-        assert_eq!((replies.len(), self.count.load(Ordering::Acquire)), (n, n), "one reply for each");
+        assert_eq!((replies.len(), self.told.load(Ordering::Acquire)), (n, n), "one reply for each");
         replies
     }
 }
@@ -65,11 +66,12 @@ impl Load for Calls {
             None => Feedback::of(&reply),
         };
         self.replies.lock().unwrap().insert(item, reply);
-        self.count.fetch_add(1, Ordering::Release);
+        self.told.fetch_add(1, Ordering::Release);
         feedback
     }
 
     fn settled(&self) {
+        self.count.store(self.told.load(Ordering::Acquire), Ordering::Release);
         self.news.notify_one();
     }
 }
@@ -259,7 +261,9 @@ async fn nothing_leaves_for_a_blocked_address_or_through_a_closed_gate() {
         settings.ports.push(settings.exempt[0].1);
     });
     let replies = send(&lanes, &small.origin, &Calls::new("/200/{}", ""), 0..20).await;
-    assert!(replies.values().all(|reply| reply.fate == Fate::Unsent && reply.detail == "blocked not a public address"));
+    assert!(
+        replies.values().all(|reply| reply.fate == Fate::Unsent && reply.detail == "blocked: not a public address")
+    );
     assert_eq!(lanes.held("apns:1"), Duration::ZERO);
     assert_eq!(small.connections.load(Ordering::Relaxed), 0);
     let closed = Calls::new("/200/{}", "");

@@ -24,7 +24,7 @@ type PyCall = (u32, PyBackedStr, PyBackedStr, Vec<(PyBackedStr, PyBackedStr)>, P
 
 #[pyclass(frozen, module = "sendora._core")]
 pub struct Lanes {
-    lanes: Arc<sendora_lanes::Lanes>,
+    inner: Arc<sendora_lanes::Lanes>,
     bell: Arc<Bell<Finished>>,
     gate: Arc<Gate>,
     halts: Arc<Mutex<Halts>>,
@@ -64,7 +64,7 @@ struct Batch {
 /// Some calls of a batch.
 struct Calls {
     batch: Arc<Batch>,
-    calls: Vec<Call>,
+    line: Vec<Call>,
     finished: Mutex<Vec<(u32, Reply)>>,
 }
 
@@ -99,7 +99,7 @@ impl Load for Calls {
     }
 
     fn request(&self, item: u32) -> Option<Request> {
-        let call = &self.calls[item as usize];
+        let call = &self.line[item as usize];
         let mut headers = HeaderMap::with_capacity(call.headers.len());
         headers.extend(call.headers.iter().cloned());
         Some(Request { path: call.path.clone(), headers, body: call.body.clone() })
@@ -107,7 +107,7 @@ impl Load for Calls {
 
     fn reply(&self, item: u32, reply: Reply) -> Feedback {
         let feedback = Feedback::of(&reply);
-        let position = self.calls[item as usize].position;
+        let position = self.line[item as usize].position;
         self.finished.lock().expect("no holder panics").push((position, reply));
         feedback
     }
@@ -133,7 +133,7 @@ impl Lanes {
     pub(crate) fn berth(&self) -> Berth {
         Berth {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
-            lanes: Arc::clone(&self.lanes),
+            lanes: Arc::clone(&self.inner),
             bell: Arc::clone(&self.bell),
             until: Until { gate: Arc::clone(&self.gate), at: AtomicU64::new(0) },
             halts: Arc::clone(&self.halts),
@@ -148,7 +148,7 @@ impl Lanes {
         let settings = Settings::parse(config).map_err(PyValueError::new_err)?;
         let lanes = py.detach(|| sendora_lanes::Lanes::new(settings)).map_err(PyOSError::new_err)?;
         Ok(Self {
-            lanes: Arc::new(lanes),
+            inner: Arc::new(lanes),
             bell: Arc::new(Bell::new()?),
             gate: Arc::default(),
             halts: Arc::default(),
@@ -165,7 +165,7 @@ impl Lanes {
         let until = Until { gate: Arc::clone(&self.gate), at: AtomicU64::new(0) };
         let batch = Batch { id, bell: Arc::clone(&self.bell), until };
         let tenant = u128::from_be_bytes(crate::id("tenant", tenant)?);
-        Ok(LaneBatch { lanes: Arc::clone(&self.lanes), batch: Arc::new(batch), class, tenant })
+        Ok(LaneBatch { lanes: Arc::clone(&self.inner), batch: Arc::new(batch), class, tenant })
     }
 
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -183,32 +183,32 @@ impl Lanes {
     }
 
     fn held_s(&self, lane: &str) -> f64 {
-        self.lanes.held(lane).as_secs_f64()
+        self.inner.held(lane).as_secs_f64()
     }
 
     fn limit(&self, lane: &str) -> usize {
-        self.lanes.limit(lane)
+        self.inner.limit(lane)
     }
 
     fn grant(&self, lane: &str, tokens: u32) {
-        self.lanes.grant(lane, tokens);
+        self.inner.grant(lane, tokens);
     }
 
     fn wanted(&self, lane: &str) -> usize {
-        self.lanes.wanted(lane)
+        self.inner.wanted(lane)
     }
 
     #[expect(clippy::type_complexity, reason = "two flat lists of flat rows")]
     fn stats(&self) -> (Vec<(String, u16, u64)>, Vec<(String, Vec<u64>, f64)>) {
-        self.lanes.take_stats()
+        self.inner.take_stats()
     }
 
     fn standing(&self) -> Vec<(String, usize, bool)> {
-        self.lanes.standing()
+        self.inner.standing()
     }
 
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.lanes.close());
+        py.detach(|| self.inner.close());
     }
 }
 
@@ -255,7 +255,8 @@ impl LaneBatch {
     fn send(&self, heading: Option<(String, String)>, calls: Vec<Call>) {
         let Some((lane, origin)) = heading else { return };
         let items: Vec<u32> = (0..calls.len() as u32).collect();
-        let load: Arc<dyn Load> = Arc::new(Calls { batch: Arc::clone(&self.batch), calls, finished: Mutex::default() });
+        let load: Arc<dyn Load> =
+            Arc::new(Calls { batch: Arc::clone(&self.batch), line: calls, finished: Mutex::default() });
         self.lanes.submit(&lane, &origin, self.class, self.tenant, &load, &items);
     }
 }

@@ -191,11 +191,16 @@ class NativeLanes:
             windows = self._windows.get(name)
             if windows is None:
                 self._forget()
-                size = PROMISED * self.core.limit(name)
-                windows = self._windows[name] = {"now": Window(size), "bulk": Window(size)}
+                windows = self._windows[name] = {one: Window(self._size(name, one)) for one in ("now", "bulk")}
             return windows[class_]
 
         return window_of
+
+    def _size(self, name: str, class_: Class) -> int:
+        """At most half of the worker's window, however many requests the lane could have: the rest is for others."""
+        dispatch = self._kernel.settings.dispatch
+        whole = dispatch.window_bulk if class_ == "bulk" else dispatch.window_now
+        return min(PROMISED * self.core.limit(name), max(whole // 2, 1))
 
     def _forget(self) -> None:
         """Windows of lanes that nobody uses."""
@@ -242,8 +247,8 @@ class NativeLanes:
         for voyage in shipments.values():
             voyage.land()
         for name, windows in self._windows.items():
-            size = PROMISED * self.core.limit(name)
-            for window in windows.values():
+            for class_, window in windows.items():
+                size = self._size(name, class_)
                 if window.size != size:
                     window.resize(size)
         counts, seconds = self.core.stats()
