@@ -142,7 +142,19 @@ class Evaluation:
     def count(self) -> int: ...
     def members(self) -> bytes:
         """pgcopy with one column, external_id text, sorted."""
+    def page(self, offset: int, size: int) -> list[str]:
+        """A page of the same."""
+    def split(self, project: bytes) -> Split:
+        """The same people by shard of the dispatch cluster."""
     def contains(self, external_id: str) -> bool: ...
+
+@final
+class Split:
+    """Members of an audience, cut by shard as `shards` cuts; its length is the number of all of them."""
+
+    def __len__(self) -> int: ...
+    def of(self, shard: int) -> bytes:
+        """pgcopy with one column, external_id text, in no order."""
 
 # -- deciding and rendering ------------------------------------------------------------------------------------------
 
@@ -285,19 +297,49 @@ class OutcomeBatch:
         seq: int,
         attempt: int,
         outcomes: Sequence[
-            tuple[int, bytes, str | None, str | None, tuple[str, str | None, str | None, int | None, bool, bool]]
+            tuple[
+                int,
+                bytes,
+                str | None,
+                str | None,
+                str | None,
+                tuple[str, str | None, str | None, int | None, bool, bool],
+            ]
         ],
     ) -> None:
-        """(position, recipient, user_id, variant, ruling) of each."""
+        """(position, recipient, user_id, variant, provider, ruling) of each, ruling as `settle` gives it. Texts are cut
+        at 500 characters and lose U+0000."""
     def __len__(self) -> int: ...
-    def rows(self, at_us: int) -> bytes:
-        """Rows of a binary COPY without header and trailer, columns as `delivery.ledger.COLUMNS`; `at_us` is when they
-        are written, in microseconds since 1970."""
     def counts(self) -> list[tuple[str, str, int]]:
         """(state, reason or "", how many)."""
     def follow_up(self) -> list[tuple[int, bool, int, bytes]]:
         """(attempt, repeated, due_ms, ids behind one another) of deferred recipients who go on together."""
-    def positions(self) -> list[int]: ...
+    def first_position(self) -> int | None: ...
+
+def copy_outcomes(batches: Sequence[OutcomeBatch], at_us: int) -> bytes:
+    """pgcopy of all their rows, columns as `delivery.ledger.COLUMNS`; `at_us` is when they are written, in microseconds
+    since 1970."""
+
+# -- how recipients ended -------------------------------------------------------------------------------------------
+
+@final
+class Ended:
+    """What some chunks have brought to an end, for the log and for the counters."""
+
+    def __init__(self, chunks: Sequence[tuple[bytes, bytes, bytes, int, int]], rows: bytes) -> None:
+        """chunks: (org, project, send, shard, seq). rows (pgcopy, in any order): place of the chunk in that list, from
+        1, int8; recipient uuid, user_id text, state text, reason text, variant text, provider text, provider_id text,
+        attempt int2, repeated bool, at timestamptz."""
+    def messages(self) -> list[tuple[int, bytes]]:
+        """(place from 0, JSON of `delivery.account.Outcomes`) of each chunk that has rows."""
+    def counts(self) -> list[tuple[bytes, bytes, int, str, str, str, int, int]]:
+        """(org, send, days since 1970, state, reason, variant, n, repeated), sorted; reason and variant "" for none."""
+
+def address_health(
+    messages: Sequence[bytes], retiring: Sequence[str]
+) -> list[tuple[bytes, bytes, str, int, list[tuple[bytes, str, str | None, int]]]]:
+    """What messages of `Ended` say of addresses, one row for each (org, project, provider): how many were accepted, and
+    (recipient, reason, provider_id, at_ms) of those that were rejected for one of the retiring reasons."""
 
 # -- buckets and signatures ------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ use crate::{Id, pgcopy};
 const TEXT_CHARS_MAX: usize = 500;
 
 /// The columns of a row (`delivery.ledger.COLUMNS`).
-const COLUMNS: u16 = 14;
+const COLUMNS: u16 = 15;
 
 /// A connection that cannot be made is no try, so tries do not end it. It is tried anew after a quarter of the send's
 /// age, within the hour.
@@ -76,6 +76,17 @@ impl<'a> Ruling<'a> {
         Self { state, reason, provider_id: None, due_ms: None, repeated: false, counted: true }
     }
 
+    pub fn into_owned(self) -> Ruling<'static> {
+        Ruling {
+            reason: self.reason.map(|text| Cow::Owned(text.into_owned())),
+            provider_id: self.provider_id.map(|text| Cow::Owned(text.into_owned())),
+            state: self.state,
+            due_ms: self.due_ms,
+            repeated: self.repeated,
+            counted: self.counted,
+        }
+    }
+
     fn deferred(reason: Cow<'a, str>, now_ms: i64, wait_s: f64) -> Self {
         let due_ms = Some(now_ms + (wait_s * 1_000.0) as i64);
         Self { due_ms, ..Self::new(State::Deferred, Some(reason)) }
@@ -130,6 +141,8 @@ pub struct Outcome<'a> {
     pub recipient: Id,
     pub user_id: Option<&'a str>,
     pub variant: Option<&'a str>,
+    /// Who was asked, or was to be.
+    pub provider: Option<&'a str>,
     pub ruling: Ruling<'a>,
 }
 
@@ -152,7 +165,7 @@ pub struct OutcomeBatch {
     rows: pgcopy::Writer,
     /// Where each row ends.
     ends: Vec<u32>,
-    positions: Vec<i16>,
+    first: Option<i16>,
     /// Few: a provider's table has a few dozen reasons.
     counts: Vec<(State, Box<str>, u32)>,
     /// In the order of their first recipient: few, because waits are whole seconds.
@@ -165,7 +178,7 @@ impl OutcomeBatch {
             chunk,
             rows: pgcopy::Writer::rows_only(),
             ends: Vec::new(),
-            positions: Vec::new(),
+            first: None,
             counts: Vec::new(),
             groups: Vec::new(),
         }
@@ -194,6 +207,7 @@ impl OutcomeBatch {
             Some(ruling.state.name()),
             ruling.reason.as_deref(),
             outcome.variant,
+            outcome.provider,
             ruling.provider_id.as_deref(),
         ] {
             rows.optional(text.map(clean).as_deref().map(str::as_bytes));
@@ -203,7 +217,7 @@ impl OutcomeBatch {
         // When the row is written is known then: see `rows`.
         rows.bytes(&[0; 8]);
         self.ends.push(rows.len() as u32);
-        self.positions.push(outcome.position);
+        self.first.get_or_insert(outcome.position);
         self.count(ruling);
         if let (State::Deferred, Some(due_ms)) = (ruling.state, ruling.due_ms) {
             let group = (chunk.attempt + i16::from(ruling.counted), ruling.repeated, due_ms);
@@ -222,15 +236,14 @@ impl OutcomeBatch {
         }
     }
 
-    /// Rows of a binary COPY into `deliveries` without header and trailer, so that batches can be put behind one
-    /// another. `at_us` is when they are written, in microseconds since 1970.
-    pub fn rows(&self, at_us: i64) -> Vec<u8> {
-        let mut rows = self.rows.written().to_vec();
+    /// Puts the rows behind one another into a COPY. `at_us` is when they are written, in microseconds since 1970.
+    pub fn write(&self, copy: &mut pgcopy::Writer, at_us: i64) {
         let at = (at_us - YEAR_2000_MS * 1_000).to_be_bytes();
+        let begin = copy.len();
+        copy.append(&self.rows);
         for &end in &self.ends {
-            rows[end as usize - at.len()..end as usize].copy_from_slice(&at);
+            copy.patch(begin + end as usize - at.len(), &at);
         }
-        rows
     }
 
     /// How many by state and reason ("" for none).
@@ -243,8 +256,9 @@ impl OutcomeBatch {
         &self.groups
     }
 
-    pub fn positions(&self) -> &[i16] {
-        &self.positions
+    /// One of those whose outcomes these are.
+    pub fn first_position(&self) -> Option<i16> {
+        self.first
     }
 }
 

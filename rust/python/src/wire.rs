@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::PyBytes;
 use sendora_core::outcome::{self, Outcome, State};
+use sendora_core::pgcopy::Writer;
 use sendora_core::providers::{Transport, answer, vapid, webpush, wire};
 use sendora_core::retry::{self, Terms};
 
@@ -16,14 +17,15 @@ use crate::sends::Decided;
 use crate::{broken, id, refused};
 
 #[pyclass(frozen)]
-pub struct Wire(pub(crate) wire::Wire);
+pub struct Wire(pub(crate) Arc<wire::Wire>);
 
 #[pymethods]
 impl Wire {
     #[new]
     #[pyo3(signature = (spec, prover=None))]
     fn new(spec: &[u8], prover: Option<&Prover>) -> PyResult<Self> {
-        wire::Wire::new(spec, prover.map(|prover| Arc::clone(&prover.0))).map(Self).map_err(refused)
+        let wire = wire::Wire::new(spec, prover.map(|prover| Arc::clone(&prover.0)));
+        wire.map(|wire| Self(Arc::new(wire))).map_err(refused)
     }
 }
 
@@ -215,10 +217,10 @@ pub fn settle(
 }
 
 #[pyclass(frozen)]
-pub struct OutcomeBatch(outcome::OutcomeBatch);
+pub struct OutcomeBatch(pub(crate) outcome::OutcomeBatch);
 
-/// (position, recipient, user_id, variant, ruling)
-type Settled = (i16, PyBackedBytes, Option<PyBackedStr>, Option<PyBackedStr>, Ruling);
+/// (position, recipient, user_id, variant, provider, ruling)
+type Settled = (i16, PyBackedBytes, Option<PyBackedStr>, Option<PyBackedStr>, Option<PyBackedStr>, Ruling);
 
 #[pymethods]
 impl OutcomeBatch {
@@ -226,12 +228,13 @@ impl OutcomeBatch {
     fn new(org: &[u8], send: &[u8], shard: i16, seq: i32, attempt: i16, outcomes: Vec<Settled>) -> PyResult<Self> {
         let chunk = outcome::Chunk { org: id("org", org)?, send: id("send", send)?, shard, seq, attempt };
         let mut batch = outcome::OutcomeBatch::new(chunk);
-        for (position, recipient, user_id, variant, ruling) in &outcomes {
+        for (position, recipient, user_id, variant, provider, ruling) in &outcomes {
             batch.push(&Outcome {
                 position: *position,
                 recipient: id("recipient", recipient)?,
                 user_id: user_id.as_deref(),
                 variant: variant.as_deref(),
+                provider: provider.as_deref(),
                 ruling: heard(ruling)?,
             });
         }
@@ -240,10 +243,6 @@ impl OutcomeBatch {
 
     fn __len__(&self) -> usize {
         self.0.len()
-    }
-
-    fn rows<'py>(&self, py: Python<'py>, at_us: i64) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &py.detach(|| self.0.rows(at_us)))
     }
 
     fn counts(&self) -> Vec<(&'static str, &str, u32)> {
@@ -259,7 +258,19 @@ impl OutcomeBatch {
             .collect()
     }
 
-    fn positions(&self) -> Vec<i16> {
-        self.0.positions().to_vec()
+    fn first_position(&self) -> Option<i16> {
+        self.0.first_position()
     }
+}
+
+#[pyfunction]
+pub fn copy_outcomes<'py>(py: Python<'py>, batches: Vec<Py<OutcomeBatch>>, at_us: i64) -> Bound<'py, PyBytes> {
+    let copy = py.detach(|| {
+        let mut copy = Writer::with_capacity(0);
+        for batch in &batches {
+            batch.get().0.write(&mut copy, at_us);
+        }
+        copy.finish()
+    });
+    PyBytes::new(py, &copy)
 }
