@@ -53,8 +53,8 @@ pub struct Taken {
     pub outcomes: OutcomeBatch,
     /// How many of them had been admitted: places in the window, to be given back when they are recorded.
     pub places: usize,
-    /// Items that wait for a fresh provider token.
-    pub renewing: usize,
+    /// Providers whose token has expired: some items wait for a fresh one.
+    pub renewing: Vec<Transport>,
     /// Recipients without an outcome, those included.
     pub left: usize,
     /// Lanes on which the send was halted, and why.
@@ -208,10 +208,17 @@ impl Shipment {
         self.settle(item, Ruling::unanswered(NO_ANSWER.into(), attempt, now_ms, self.chance(item)), true);
     }
 
-    /// Those who wait for a fresh provider token: with a wire that has one they are to be sent again (their requests were
-    /// refused, so this is no repetition), without one their refusals stand.
-    pub fn renew(&self, wire: Option<Arc<Wire>>) -> Vec<u32> {
-        let waiting = std::mem::take(&mut self.state().renewing);
+    /// Those who wait for a fresh token of these providers: with a wire that has one they are to be sent again (their
+    /// requests were refused, so this is no repetition), without one their refusals stand.
+    pub fn renew(&self, transports: &[Transport], wire: Option<Arc<Wire>>) -> Vec<u32> {
+        let waiting: Vec<(u32, Ruling<'static>)> = {
+            let mut state = self.state();
+            let (theirs, others) = std::mem::take(&mut state.renewing)
+                .into_iter()
+                .partition(|(item, _)| transports.contains(&self.lane(*item).transport));
+            state.renewing = others;
+            theirs
+        };
         if let Some(wire) = wire {
             *self.wire.write().unwrap_or_else(PoisonError::into_inner) = wire;
             return waiting.into_iter().map(|(item, _)| item).collect();
@@ -225,10 +232,17 @@ impl Shipment {
     /// What has gathered.
     pub fn take(&self) -> Taken {
         let mut state = self.state();
+        let mut renewing: Vec<Transport> = Vec::new();
+        for (item, _) in &state.renewing {
+            let transport = self.lane(*item).transport;
+            if !renewing.contains(&transport) {
+                renewing.push(transport);
+            }
+        }
         Taken {
             outcomes: std::mem::replace(&mut state.outcomes, OutcomeBatch::new(self.manifest.chunk)),
             places: std::mem::take(&mut state.places),
-            renewing: state.renewing.len(),
+            renewing,
             left: state.left,
             halted: std::mem::take(&mut state.halted),
         }
