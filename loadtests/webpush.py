@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     rows = [
         figure(
             "webpush.encrypt",
-            "requests/s ready to leave, one core",
+            "requests ready to leave by a second of one core",
             ours,
             {"pywebpush": peers, "http_ece": bare},
             goal=None,
@@ -163,9 +163,11 @@ class Bench:
 
 
 def _sample(run: Callable[[], None]) -> Sample:
-    began, cpu = time.perf_counter(), time.process_time()
+    """By CPU time: all three keep one core busy and wait for nothing, and so others on the machine do not count."""
+    cpu = time.process_time()
     run()
-    return Sample(MESSAGES / (time.perf_counter() - began), (time.process_time() - cpu) * 1e6 / MESSAGES)
+    cpu = time.process_time() - cpu
+    return Sample(MESSAGES / cpu, cpu * 1e6 / MESSAGES)
 
 
 def _address(position: int, recipient: UUID, title: str, body: str) -> Address:

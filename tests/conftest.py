@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import asyncpg
+import hypothesis
 import msgspec
 import pytest
 
@@ -22,6 +23,10 @@ from sendora.kernel.embedded import Embedded
 from sendora.kernel.ids import new_id
 from sendora.kernel.life import Kernel, open_kernel
 from sendora.kernel.pg import Database, migrate
+
+# How long an example takes is the machine's affair, not the test's.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 T = TypeVar("T")
 

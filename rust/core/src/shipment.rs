@@ -5,11 +5,10 @@
 //! and who must not be repeated has an outcome from the beginning. Lanes ask for requests and bring answers from several
 //! threads; the ledger's side takes what has gathered. Every recipient leaves in exactly one batch.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::outcome::{Chunk, Outcome, OutcomeBatch, Ruling, State};
+use crate::outcome::{Chunk, Outcome, OutcomeBatch, Ruling};
 use crate::policy::caps::Caps;
 use crate::policy::decide::Decided;
 use crate::policy::note::Note;
@@ -114,9 +113,6 @@ impl Shipment {
             halted: Vec::new(),
         };
         for stay in &decided.stays {
-            let state = State::named(stay.state).ok_or(Broken("an unknown state"))?;
-            let ruling =
-                Ruling { due_ms: stay.due_ms, counted: false, ..Ruling::new(state, Some(Cow::Borrowed(stay.reason))) };
             let who = Who {
                 position: stay.position,
                 recipient: stay.recipient,
@@ -124,7 +120,7 @@ impl Shipment {
                 variant: decided.optional(stay.variant),
                 provider: None,
             };
-            gathered.push(&manifest, &who, ruling, false);
+            gathered.push(&manifest, &who, stay.ruling(), false);
         }
         for (call, refusal) in &parcels.refused {
             gathered.push(&manifest, &who(&decided, *call, None), refusal.ruling(now_ms), false);

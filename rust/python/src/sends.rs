@@ -134,7 +134,7 @@ impl Decided {
                 stay.position,
                 recipient,
                 self.0.optional(stay.user_id),
-                stay.state,
+                stay.state.name(),
                 stay.reason,
                 stay.due_ms,
                 self.0.optional(stay.variant),

@@ -12,6 +12,7 @@ use super::caps::{Caps, Limits};
 use super::note::{Note, Variant};
 use crate::bucket::bucket;
 use crate::json::Raw;
+use crate::outcome::{Ruling, State};
 use crate::pgcopy::{Reader, Row};
 use crate::template::{Scopes, Template, follow, write_value};
 use crate::{Broken, Id, time};
@@ -76,10 +77,17 @@ pub struct Stay {
     pub position: i16,
     pub recipient: Id,
     pub user_id: Option<Span>,
-    pub state: &'static str,
+    pub state: State,
     pub reason: &'static str,
     pub due_ms: Option<i64>,
     pub variant: Option<Span>,
+}
+
+impl Stay {
+    /// What the ledger is told; waiting for the end of quiet hours is no try.
+    pub fn ruling(&self) -> Ruling<'static> {
+        Ruling { due_ms: self.due_ms, counted: false, ..Ruling::new(self.state, Some(self.reason.into())) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -122,10 +130,10 @@ impl Decided {
 }
 
 /// Why a recipient stays: its state, the reason, and when it is due again.
-struct Verdict(&'static str, &'static str, Option<i64>);
+struct Verdict(State, &'static str, Option<i64>);
 
 const fn suppressed(reason: &'static str) -> Verdict {
-    Verdict("suppressed", reason, None)
+    Verdict(State::Suppressed, reason, None)
 }
 
 impl Note {
@@ -236,13 +244,13 @@ impl<'n> Chunk<'n> {
             }
         }
         if self.now_ms >= note.expires_ms {
-            return Ok(Some(Verdict("expired", "ttl", None)));
+            return Ok(Some(Verdict(State::Expired, "ttl", None)));
         }
         if note.bypass {
             return Ok(None);
         }
         Ok(self.quiet_until(row.text(column::TIMEZONE)?).map(|due_ms| {
-            if note.defer { Verdict("deferred", "quiet_hours", Some(due_ms)) } else { suppressed("quiet_hours") }
+            if note.defer { Verdict(State::Deferred, "quiet_hours", Some(due_ms)) } else { suppressed("quiet_hours") }
         }))
     }
 

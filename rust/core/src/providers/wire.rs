@@ -195,6 +195,9 @@ impl Wire {
         {
             return Err(Refused::new("optional", "must be few, and templates"));
         }
+        if spec.templates.len() > usize::from(u16::MAX) {
+            return Err(Refused::new("templates", "are too many"));
+        }
         let unknown = || Refused::new("marks", "an unknown slot");
         let mut slots = Vec::new();
         for name in &spec.marks.slots {
