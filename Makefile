@@ -23,7 +23,7 @@ test: setup lint  ## linters, types, cargo test, pytest against the embedded ser
 	cargo test --workspace --locked --quiet
 	$(BIN)/pytest $(ARGS)
 
-bench: .venv/built-release  ## a figure beside its peer: make bench NAME=ingest (results in loadtests/results/)
+bench: .venv/built-release .venv/bench  ## each figure beside its peers: all, or NAME=ingest; QUICK=1: all in ten minutes
 	@$(BIN)/python -m loadtests.bench $(NAME) $(ARGS)
 
 fuzz: .cache/cargo-fuzz  ## hostile bytes into a parser until it breaks: make fuzz NAME=check SECONDS=600 (targets: rust/fuzz/seeds/)
@@ -63,6 +63,10 @@ clean:  ## remove what setup made
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"  # maturin installs dependency groups
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+.venv/bench: .venv/installed requirements-bench.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.lock
 	@touch $@
 
 .venv/built-%: .venv/installed pyproject.toml $(RUST)
