@@ -51,12 +51,12 @@ async def test_sides_are_run_in_turn_after_a_warm_up() -> None:
 
 
 def test_cpu_time_counts_children() -> None:
-    burn = "input()\nimport time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nprint(1)\ninput()"
+    burn = "import time\ninput()\nend = time.process_time() + 0.2\nwhile time.process_time() < end: ...\nprint()\ninput()"
     with subprocess.Popen([sys.executable, "-u", "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None and child.stdout is not None
         with Spent() as spent:
             child.stdin.write(b"\n")
             child.stdin.flush()
-            assert child.stdout.readline() == b"1\n"
+            assert child.stdout.readline() == b"\n"
         assert spent.cpu_us > 100_000
         child.communicate(b"\n")
