@@ -10,9 +10,11 @@
 
 mod compile;
 mod evaluate;
+mod split;
 mod test;
 
 pub use evaluate::Evaluation;
+pub use split::Split;
 use test::Test;
 
 use crate::time::DAY_MS;
