@@ -51,7 +51,9 @@ async def test_sides_are_run_in_turn_after_a_warm_up() -> None:
 
 
 def test_cpu_time_counts_children() -> None:
-    burn = "import time\ninput()\nend = time.process_time() + 0.2\nwhile time.process_time() < end: ...\nprint()\ninput()"
+    burn = (
+        "import time\ninput()\nend = time.process_time() + 0.2\nwhile time.process_time() < end: ...\nprint()\ninput()"
+    )
     with subprocess.Popen([sys.executable, "-u", "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None and child.stdout is not None
         with Spent() as spent:
