@@ -6,15 +6,19 @@
 
 pub mod check;
 pub mod copy;
+#[cfg(feature = "index")]
+pub mod index;
 pub mod log;
 pub mod note;
 pub mod rules;
 pub mod template;
 
 /// Every target by the name of its seeds.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("check", check::run),
     ("copy", copy::run),
+    #[cfg(feature = "index")]
+    ("index", index::run),
     ("log", log::run),
     ("note", note::run),
     ("rules", rules::run),
