@@ -65,7 +65,10 @@ fn is_stored(checked: &Checked) {
         assert_eq!((tenant, event.received_ms), (TENANT, NOW_MS));
         assert!(!event.event_type.is_empty() && !event.module.is_empty() && !event.event_id.is_empty());
         for text in [Some(event.event_type), Some(event.event_id), event.user, event.anonymous, event.device] {
-            assert!(text.is_none_or(|text| std::str::from_utf8(text).is_ok() && !text.contains(&0)), "text for Postgres");
+            assert!(
+                text.is_none_or(|text| std::str::from_utf8(text).is_ok() && !text.contains(&0)),
+                "text for Postgres"
+            );
         }
         assert_eq!(json::check(event.properties), Ok(()), "properties are JSON that Postgres keeps");
         people += usize::from(event.person().is_some());

@@ -38,6 +38,7 @@ fn feed<'d>(mut pieces: impl Iterator<Item = &'d [u8]>, columns: usize) -> (Rows
 
 /// Every accessor answers or refuses.
 fn ask(row: &Row<'_>, field: usize) -> Option<Vec<u8>> {
-    let _ = (row.text(field), row.jsonb(field), row.id(field), row.instant(field), row.small(field), row.boolean(field));
+    let _ =
+        (row.text(field), row.jsonb(field), row.id(field), row.instant(field), row.small(field), row.boolean(field));
     row.bytes(field).map(<[u8]>::to_vec)
 }

@@ -4,6 +4,7 @@
 //! replays `seeds/` through it (rust/core/tests/replay.rs), so an input that once broke something stays a test. A
 //! function that returns has found nothing; it panics where a promise is broken.
 
+pub mod answer;
 pub mod check;
 pub mod copy;
 #[cfg(feature = "index")]
@@ -13,8 +14,11 @@ pub mod note;
 pub mod rules;
 pub mod template;
 
+pub type Target = fn(&[u8]);
+
 /// Every target by the name of its seeds.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
+    ("answer", answer::run),
     ("check", check::run),
     ("copy", copy::run),
     #[cfg(feature = "index")]

@@ -6,6 +6,7 @@ use sendora_core::pgcopy::Writer;
 use sendora_core::policy::caps::Caps;
 use sendora_core::policy::decide::Decided;
 use sendora_core::policy::note::Note;
+use sendora_core::template::Template;
 
 use super::{NOW_MS, halves};
 
@@ -17,14 +18,16 @@ pub fn run(data: &[u8]) {
     let (spec, rows) = halves(data);
     let Ok(note) = Note::new(spec) else { return };
     let mut caps = Caps::default();
+    let extra = ["{{trait.deep.er}}", "{{event.amount}}"].map(Template::new);
     for _ in 0..2 {
-        let decided = note.decide(&recipients(), Some(&mut caps), NOW_MS).expect("recipients of the right shape");
+        let decided =
+            note.decide(&recipients(), Some(&mut caps), NOW_MS, &extra).expect("recipients of the right shape");
         holds(&decided, RECIPIENTS);
     }
     let mut stream = Writer::with_capacity(0).finish();
     stream.truncate(stream.len() - 2);
     stream.extend_from_slice(rows);
-    if let Ok(decided) = note.decide(&stream, Some(&mut caps), NOW_MS) {
+    if let Ok(decided) = note.decide(&stream, Some(&mut caps), NOW_MS, &extra) {
         holds(&decided, decided.calls.len() + decided.stays.len());
     }
 }
@@ -32,7 +35,17 @@ pub fn run(data: &[u8]) {
 fn holds(decided: &Decided, recipients: usize) {
     assert_eq!(decided.calls.len() + decided.stays.len(), recipients, "everybody has one verdict");
     for call in &decided.calls {
-        assert!(call.title.len() <= TEXT_BYTES_MAX && call.body.len() <= TEXT_BYTES_MAX);
+        let texts = [call.title, call.body].map(|text| decided.text(text).len());
+        assert!(texts.into_iter().all(|length| length <= TEXT_BYTES_MAX), "a template must not multiply");
+        for index in 0..decided.extras_each() as u16 {
+            decided.extra(call, index);
+        }
+        for text in [call.subscription, call.bundle_id, call.user_id, call.variant] {
+            decided.optional(text);
+        }
+        for text in [call.platform, call.token, call.environment] {
+            decided.text(text);
+        }
     }
     for stay in &decided.stays {
         assert_eq!(stay.state == "deferred", stay.due_ms.is_some(), "who is deferred is due again");
