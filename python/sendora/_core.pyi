@@ -219,8 +219,16 @@ class Decided:
 class Wire:
     """A send's requests and its providers' credentials, compiled: what `modules/push/wire.py` writes."""
 
-    def __init__(self, spec: bytes) -> None:
-        """Raises ValueError with args (path, message)."""
+    def __init__(self, spec: bytes, prover: Prover | None = None) -> None:
+        """`prover` makes the VAPID tokens that the spec does not hold. Raises ValueError with args (path, message)."""
+
+@final
+class Prover:
+    """The org's VAPID key: proofs for push services (RFC 8292), kept until half of their 12 hours are over."""
+
+    def __init__(self, key: bytes, subject: str) -> None:
+        """`key`: PKCS #8 in DER. Raises ValueError with args (path, message)."""
+    def proof(self, origin: str, now_s: int) -> str: ...
 
 @final
 class Parcels:
@@ -233,11 +241,10 @@ class Parcels:
         self, now_s: int
     ) -> tuple[list[tuple[int, str, str, list[tuple[str, str]], bytes]], list[tuple[int, str, str]]]:
         """(position, lane, url, headers, body) of each as of now, and (position, state, reason) of those that cannot be
-        built (a browser's keys that are none). A Web Push body is encrypted under a fresh key each time."""
+        built (a browser's keys that are none, a push service without a proof). A Web Push body is encrypted under a
+        fresh key each time."""
     def refused(self) -> list[tuple[int, str, str]]:
         """(position, state, reason); "deferred" where a provider's token cannot be had right now."""
-    def unproven(self) -> list[str]:
-        """Origins of push services that the wire has no VAPID token for."""
 
 def encrypt_webpush(batch: Sequence[tuple[bytes, str, str]]) -> list[bytes | None]:
     """RFC 8291 of (content, p256dh, auth), each under a key pair and a salt of its own; None where the keys are none,

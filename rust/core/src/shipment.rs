@@ -158,11 +158,6 @@ impl Shipment {
         (0..).zip(&self.parcels.lanes).filter(move |(place, _)| used.contains(place)).map(|(_, lane)| lane)
     }
 
-    /// Origins of push services that a VAPID token is needed for, and the wire has none.
-    pub fn unproven(&self) -> Vec<String> {
-        self.parcels.unproven(&self.wire()).map(str::to_owned).collect()
-    }
-
     /// The item's request as of now; None when none can be built: then it has its outcome.
     pub fn request(&self, item: u32, now_ms: i64) -> Option<Request> {
         let parcel = self.parcel(item);
@@ -229,11 +224,6 @@ impl Shipment {
             self.settle(item, ruling, true);
         }
         Vec::new()
-    }
-
-    /// The same requests under other tokens.
-    pub fn rewire(&self, wire: Arc<Wire>) {
-        *self.wire.write().unwrap_or_else(PoisonError::into_inner) = wire;
     }
 
     /// What has gathered.

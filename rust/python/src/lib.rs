@@ -7,6 +7,7 @@
 
 mod audiences;
 mod events;
+mod lanes;
 mod lifecycle;
 mod sends;
 mod wire;
@@ -84,12 +85,14 @@ mod _core {
     #[pymodule_export]
     use super::events::{Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, profile_record};
     #[pymodule_export]
+    use super::lanes::{Calls, Lanes, Shipment};
+    #[pymodule_export]
     use super::lifecycle::{Ended, address_health};
     #[pymodule_export]
     use super::sends::{Caps, Decided, Note, Template};
     #[pymodule_export]
     use super::wire::{
-        OutcomeBatch, Parcels, Wire, copy_outcomes, encrypt_webpush, read_answer, retry_after_s, rule_answered,
+        OutcomeBatch, Parcels, Prover, Wire, copy_outcomes, encrypt_webpush, read_answer, retry_after_s, rule_answered,
         rule_unanswered, rule_unsent, settle,
     };
     #[pymodule_export]

@@ -37,7 +37,7 @@ impl Template {
 pub struct Caps(Mutex<caps::Caps>);
 
 impl Caps {
-    fn inner(&self) -> MutexGuard<'_, caps::Caps> {
+    pub(crate) fn inner(&self) -> MutexGuard<'_, caps::Caps> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -59,7 +59,7 @@ impl Caps {
 }
 
 #[pyclass(frozen)]
-pub struct Note(note::Note);
+pub struct Note(pub(crate) note::Note);
 
 #[pymethods]
 impl Note {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -9,20 +10,38 @@ use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::PyBytes;
 use sendora_core::outcome::{self, Outcome, State};
 use sendora_core::pgcopy::Writer;
-use sendora_core::providers::{Transport, answer, webpush, wire};
+use sendora_core::providers::{Transport, answer, vapid, webpush, wire};
 use sendora_core::retry::{self, Terms};
 
 use crate::sends::Decided;
 use crate::{broken, id, refused};
 
 #[pyclass(frozen)]
-pub struct Wire(pub(crate) wire::Wire);
+pub struct Wire(pub(crate) Arc<wire::Wire>);
 
 #[pymethods]
 impl Wire {
     #[new]
-    fn new(spec: &[u8]) -> PyResult<Self> {
-        wire::Wire::new(spec).map(Self).map_err(refused)
+    #[pyo3(signature = (spec, prover=None))]
+    fn new(spec: &[u8], prover: Option<&Prover>) -> PyResult<Self> {
+        let wire = wire::Wire::new(spec, prover.map(|prover| Arc::clone(&prover.0)));
+        wire.map(|wire| Self(Arc::new(wire))).map_err(refused)
+    }
+}
+
+#[pyclass(frozen)]
+pub struct Prover(pub(crate) Arc<vapid::Prover>);
+
+#[pymethods]
+impl Prover {
+    #[new]
+    fn new(key: &[u8], subject: &str) -> PyResult<Self> {
+        vapid::Prover::new(key, subject).map(|prover| Self(Arc::new(prover))).map_err(refused)
+    }
+
+    fn proof(&self, origin: &str, now_s: i64) -> PyResult<String> {
+        let proof = self.0.proof(origin, now_s);
+        proof.map(|proof| proof.as_ref().to_owned()).map_err(|_| PyValueError::new_err("no randomness"))
     }
 }
 
@@ -48,12 +67,7 @@ impl Parcels {
         self.sorted.parcels.len()
     }
 
-    #[expect(clippy::type_complexity, reason = "the tuples of the contract")]
-    fn requests<'py>(
-        &'py self,
-        py: Python<'py>,
-        now_s: i64,
-    ) -> PyResult<(Vec<Built<'py>>, Vec<(i16, &'static str, String)>)> {
+    fn requests<'py>(&'py self, py: Python<'py>, now_s: i64) -> (Vec<Built<'py>>, Vec<(i16, &'static str, String)>) {
         let (wire, decided) = (&self.wire.get().0, &self.decided.get().0);
         let built: Vec<_> = py.detach(|| {
             let parcels = self.sorted.parcels.iter();
@@ -80,7 +94,7 @@ impl Parcels {
                 }
             }
         }
-        Ok((requests, failed))
+        (requests, failed)
     }
 
     fn refused(&self) -> Vec<(i16, &'static str, &str)> {
@@ -90,17 +104,13 @@ impl Parcels {
             .map(|(call, refusal)| (calls[*call as usize].position, refusal.ruling(0).state.name(), refusal.reason()))
             .collect()
     }
-
-    fn unproven(&self) -> Vec<String> {
-        self.sorted.unproven(&self.wire.get().0).map(str::to_owned).collect()
-    }
 }
 
 #[pyfunction]
-pub fn encrypt_webpush<'py>(
-    py: Python<'py>,
+pub fn encrypt_webpush(
+    py: Python<'_>,
     batch: Vec<(PyBackedBytes, PyBackedStr, PyBackedStr)>,
-) -> Vec<Option<Bound<'py, PyBytes>>> {
+) -> Vec<Option<Bound<'_, PyBytes>>> {
     let random = webpush::SystemRandom::new();
     let sealed: Vec<_> = py.detach(|| {
         let messages = batch.iter();

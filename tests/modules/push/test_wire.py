@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joserfc import jwt
+from joserfc.jwk import ECKey
 from tests.core.copybytes import Json, Ms, stream
 from tests.modules.push.conftest import P8, RSA, b64url
 
@@ -20,7 +22,7 @@ from sendora import _core
 from sendora.delivery.phases import Outcome
 from sendora.kernel.config import Push
 from sendora.kernel.ids import OrgId
-from sendora.modules.push import apns, fcm, webpush
+from sendora.modules.push import apns, fcm, webpush, wire
 from sendora.modules.push.channel import NO_TOKEN, PushSending, _address, _transport
 from sendora.modules.push.compose import Composed, note
 from sendora.modules.push.halts import REFUSALS_MAX, Halts
@@ -109,7 +111,7 @@ def rows_of(rows: list[dict[str, Any]]) -> bytes:
     )  # fmt: skip
 
 
-def natively(case: Case) -> tuple[_core.Decided, _core.Parcels, Any, list[tuple[int, str, str]]]:
+def natively(case: Case) -> tuple[_core.Decided, Any, list[tuple[int, str, str]]]:
     policies = Policies()
     compiled = _core.Note(
         msgspec.json.encode(
@@ -127,12 +129,12 @@ def natively(case: Case) -> tuple[_core.Decided, _core.Parcels, Any, list[tuple[
         halted=case.halted,
     )
     assert written is not None
-    wire = _core.Wire(written)
-    decided = compiled.decide(rows, None, NOW_MS, wire)
-    parcels = _core.Parcels(wire, decided)
+    native = _core.Wire(written)
+    decided = compiled.decide(rows, None, NOW_MS, native)
+    parcels = _core.Parcels(native, decided)
     requests, failed = parcels.requests(NOW_S)
     assert len(parcels) == len(requests) + len(failed)
-    return decided, parcels, requests, parcels.refused() + failed
+    return decided, requests, parcels.refused() + failed
 
 
 def unseal(body: bytes) -> bytes:
@@ -141,10 +143,9 @@ def unseal(body: bytes) -> bytes:
 
 
 def compare(case: Case) -> int:
-    decided, parcels, requests, refused = natively(case)
+    decided, requests, refused = natively(case)
     calls, outcomes = plainly(case, decided)
     assert sorted(refused) == sorted(outcomes)
-    assert parcels.unproven() == []
     found = {position: built for position, *built in requests}
     assert sorted(found) == sorted(call.position for call in calls)
     for call in calls:
@@ -365,7 +366,7 @@ def test_nested_data_is_escaped_twice() -> None:
     said = {"deep": {"list": ["{{trait.name}}", {"x": "a{{trait.name}}b"}]}, "flat": "{{trait.name}}"}
     case = simple(one("android"), data=said)
     assert compare(case) == 1
-    _, _, [(_, _, _, _, body)], _ = natively(case)
+    _, [(_, _, _, _, body)], _ = natively(case)
     sent = msgspec.json.decode(body)["message"]["data"]
     assert sent["flat"] == TRAITS["name"]
     assert msgspec.json.decode(sent["deep"])["list"][1]["x"] == f"a{TRAITS['name']}b"
@@ -375,7 +376,7 @@ def test_texts_too_long_for_any_payload() -> None:
     """A few placeholders in a template must not become gigabytes over a chunk."""
     said = {str(i): "{{trait.long}}" + str(i) for i in range(200)}
     case = simple(one("ios"), data=said)
-    _, _, requests, refused = natively(case)
+    _, requests, refused = natively(case)
     assert (requests, refused) == ([], [(0, "rejected", "payload_too_large")])
 
 
@@ -406,15 +407,38 @@ def test_a_browser_without_usable_keys_takes_nobody_along() -> None:
         halted=lambda lane: None,
     )
     assert written is not None
-    wire = _core.Wire(written)
     compiled = _core.Note(
         msgspec.json.encode(note(case.composed, Policies(), raw=True, planned_at=NOW, expires_at=NOW + timedelta(1)))
     )
-    parcels = _core.Parcels(wire, compiled.decide(rows, None, NOW_MS, wire))
-    requests, failed = parcels.requests(NOW_S)
-    assert failed == [(0, "rejected", "bad_subscription")]
-    assert [request[:3] for request in requests] == [(1, "webpush:https://other.example", "https://other.example/y")]
-    assert parcels.unproven() == ["https://other.example"]
+    failures = []
+    for prover in (None, wire.prover(VAPID, "mailto:a@b")):
+        native = _core.Wire(written, prover)
+        parcels = _core.Parcels(native, compiled.decide(rows, None, NOW_MS, native))
+        requests, failed = parcels.requests(NOW_S)
+        failures.append(failed)
+    bad = 0, "rejected", "bad_subscription"
+    # Without a prover there is no proof for the second one's push service.
+    assert failures == [[bad, (1, "deferred", "token_unavailable")], [bad]]
+    [(position, lane, url, headers, _)] = requests
+    assert (position, lane, url) == (1, "webpush:https://other.example", "https://other.example/y")
+    assert dict(headers)["authorization"].endswith(f", k={VAPID.public_key}")
+
+
+def test_native_proofs() -> None:
+    """RFC 8292: signed with the org's key, for one push service, and kept until half of its life is over."""
+    prover = wire.prover(VAPID, "mailto:a@b")
+    proof = prover.proof("https://push.example", NOW_S)
+    point = base64.urlsafe_b64decode(VAPID.public_key + "==")
+    key = ECKey.import_key(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
+    for made, at_s in ((proof, NOW_S), (webpush.prove(VAPID, "https://push.example", "mailto:a@b", NOW_S), NOW_S)):
+        token = jwt.decode(made, key, algorithms=["ES256"])
+        assert token.header == {"typ": "JWT", "alg": "ES256"}
+        assert token.claims == {"aud": "https://push.example", "exp": at_s + webpush.PROOF_LIFE_S, "sub": "mailto:a@b"}
+    assert prover.proof("https://push.example", NOW_S + webpush.PROOF_LIFE_S // 2 - 1) == proof
+    assert prover.proof("https://push.example", NOW_S + webpush.PROOF_LIFE_S // 2) != proof
+    assert prover.proof("https://push.example", NOW_S - 1) != proof
+    with pytest.raises(ValueError):
+        _core.Prover(b"no key", "mailto:a@b")
 
 
 @pytest.mark.parametrize("broken", [b"", b"{}", b'{"send": "x"}'])

@@ -17,7 +17,14 @@ from typing import Any, Final
 from uuid import UUID, uuid4, uuid5
 
 import msgspec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
+from sendora import _core
 from sendora.kernel.config import Push
 from sendora.modules.push import apns, fcm, webpush
 from sendora.modules.push.compose import Composed
@@ -69,7 +76,8 @@ def spec(
     """What `_core.Wire` compiles; None when the buttons differ in too many ways, and then the builders serve.
 
     `tokens` has the transports that can be used right now, as `PushSending` finds them: without a credential the token
-    is None. `proofs` are VAPID tokens by origin, `halted` says why nobody is asked any more on a lane.
+    is None. `proofs` are VAPID tokens by origin (a `Prover` makes those that are missing), `halted` says why nobody is
+    asked any more on a lane.
     """
     marks = _Marks(composed.parts)
     if not marks.combinations:
@@ -113,6 +121,12 @@ def spec(
             **carriers,
         }
     )
+
+
+def prover(secret: Vapid, subject: str) -> _core.Prover:
+    """What proves to any push service that a request is the org's (`webpush.prove`, natively)."""
+    key = load_pem_private_key(secret.private_key.encode(), password=None)
+    return _core.Prover(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), subject)
 
 
 class _Marks:

@@ -193,7 +193,7 @@ impl<'n> Chunk<'n> {
                     let room = decided.texts.len() < texts_max;
                     let span = decided.write(|out| {
                         if room {
-                            template.render_to(&scopes, out)
+                            template.render_to(&scopes, out);
                         }
                     });
                     decided.extras.push(span);

@@ -79,7 +79,7 @@ pub fn read<'h>(
     }
 }
 
-pub(super) fn accepted<'h>(provider_id: Option<Cow<'h, str>>) -> Verdict<'h> {
+pub(super) fn accepted(provider_id: Option<Cow<'_, str>>) -> Verdict<'_> {
     Verdict {
         state: State::Accepted,
         reason: None,

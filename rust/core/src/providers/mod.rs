@@ -2,7 +2,7 @@
 //!
 //! What a payload looks like is written once, in Python (`modules/push/{apns,fcm,webpush}.py`). A send is compiled
 //! from prototypes that those builders wrote ([`wire`]), cut at the recipient's own words ([`shape`]) and filled for
-//! each of them; browsers' payloads are encrypted ([`webpush`]). What the builders do is the oracle of what is filled,
+//! each of them; browsers' payloads are encrypted ([`webpush`]) under a proof of who sends ([`vapid`]). What the builders do is the oracle of what is filled,
 //! what their readers say is the oracle of [`answer`].
 
 pub mod answer;
@@ -10,6 +10,7 @@ mod apns;
 mod fcm;
 pub mod halts;
 mod shape;
+pub mod vapid;
 pub mod webpush;
 pub mod wire;
 

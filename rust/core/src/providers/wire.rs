@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::Transport;
 use super::shape::{Marks, Shape, Slot, Words};
+use super::vapid::Prover;
 use super::webpush::{self, Keys, Unsealed};
 use crate::outcome::{Ruling, State};
 use crate::policy::decide::{Call, Decided};
@@ -36,6 +37,7 @@ pub struct Wire {
     apns: Carrier,
     fcm: Carrier,
     webpush: Carrier,
+    prover: Option<Arc<Prover>>,
     random: SystemRandom,
 }
 
@@ -59,8 +61,8 @@ struct Provider {
     /// By the device's environment, "" for every one; None: the credential cannot reach it. Empty for Web Push, whose
     /// lanes are the endpoints' origins.
     hosts: Vec<(String, Option<Host>)>,
-    /// VAPID tokens by origin.
-    proofs: HashMap<String, String>,
+    /// VAPID tokens by origin, for who brings no prover.
+    proofs: HashMap<String, Arc<str>>,
     wants_id: bool,
 }
 
@@ -122,6 +124,16 @@ impl Refusal {
     }
 }
 
+impl From<Unsealed> for Refusal {
+    fn from(unsealed: Unsealed) -> Self {
+        match unsealed {
+            Unsealed::TooLarge => Self::TooLarge,
+            Unsealed::BadKeys => Self::BadKeys,
+            Unsealed::NoRandom => Self::Away,
+        }
+    }
+}
+
 /// A call that can be sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Parcel {
@@ -171,16 +183,11 @@ impl Parcels {
         }
         Ok(sorted)
     }
-
-    /// Origins of push services that a VAPID token is needed for, and the compiled send has none.
-    pub fn unproven<'p>(&'p self, wire: &'p Wire) -> impl Iterator<Item = &'p str> {
-        let web = self.lanes.iter().filter(|lane| lane.transport == Transport::WebPush);
-        web.map(|lane| lane.base.as_str()).filter(|origin| wire.proof(origin).is_none())
-    }
 }
 
 impl Wire {
-    pub fn new(spec: &[u8]) -> Result<Self, Refused> {
+    /// `prover` makes the VAPID tokens that the spec does not hold.
+    pub fn new(spec: &[u8], prover: Option<Arc<Prover>>) -> Result<Self, Refused> {
         let spec: Spec = serde_json::from_slice(spec).map_err(|error| Refused::new("", error.to_string()))?;
         let send = Uuid::try_parse(&spec.send).map_err(|_| Refused::new("send", "must be a UUID"))?.into_bytes();
         if spec.optional.len() > OPTIONAL_MAX
@@ -210,6 +217,7 @@ impl Wire {
             webpush: carrier(Transport::WebPush, spec.webpush)?,
             templates: spec.templates.iter().map(|text| Template::new(text)).collect(),
             optional: spec.optional,
+            prover,
             random: SystemRandom::new(),
         })
     }
@@ -234,6 +242,10 @@ impl Wire {
         let call = &decided.calls[parcel.call as usize];
         let lane = &parcels.lanes[parcel.lane as usize];
         let provider = self.provider(lane.transport)?;
+        let proof = match lane.transport {
+            Transport::WebPush => self.proof(provider, &lane.base, now_s)?,
+            _ => "".into(),
+        };
         let (mut hex, mut id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
         let recipient = simple(call.recipient, &mut hex);
         let words = Own {
@@ -241,7 +253,7 @@ impl Wire {
             call,
             bundle: &provider.bundle,
             recipient,
-            proof: provider.proofs.get(&lane.base).map_or("", String::as_str),
+            proof: &proof,
             request_id: if provider.wants_id {
                 let send = Uuid::from_bytes(self.send);
                 Uuid::new_v5(&send, recipient.as_bytes()).hyphenated().encode_lower(&mut id)
@@ -260,19 +272,14 @@ impl Wire {
             };
             headers.push((name.clone(), value));
         }
-        let (path, body) = match provider.hosts.get(usize::from(parcel.host)) {
-            Some((_, Some(host))) => (filled(&host.path, &words), text.into_bytes()),
-            _ => {
-                let keys = decided.optional(call.subscription).ok_or(Refusal::NoCredential)?;
-                let sealed = Keys::of_subscription(keys)
-                    .and_then(|keys| webpush::encrypt(text.as_bytes(), &keys, &self.random))
-                    .map_err(|unsealed| match unsealed {
-                        Unsealed::TooLarge => Refusal::TooLarge,
-                        Unsealed::BadKeys => Refusal::BadKeys,
-                        Unsealed::NoRandom => Refusal::Away,
-                    })?;
-                (path_of(webpush::split(decided.text(call.token)).1), sealed)
-            }
+        let host = provider.hosts.get(usize::from(parcel.host)).and_then(|(_, host)| host.as_ref());
+        let (path, body) = if let Some(host) = host {
+            (filled(&host.path, &words), text.into_bytes())
+        } else {
+            let keys = decided.optional(call.subscription).ok_or(Refusal::NoCredential)?;
+            let sealed =
+                Keys::of_subscription(keys).and_then(|keys| webpush::encrypt(text.as_bytes(), &keys, &self.random))?;
+            (path_of(webpush::split(decided.text(call.token)).1), sealed)
         };
         Ok(Request { path, headers, body })
     }
@@ -290,9 +297,12 @@ impl Wire {
         }
     }
 
-    fn proof(&self, origin: &str) -> Option<&str> {
-        let Carrier::Ready(provider) = &self.webpush else { return None };
-        provider.proofs.get(origin).map(String::as_str)
+    fn proof(&self, provider: &Provider, origin: &str, now_s: i64) -> Result<Arc<str>, Refusal> {
+        match (provider.proofs.get(origin), &self.prover) {
+            (Some(proof), _) => Ok(Arc::clone(proof)),
+            (None, Some(prover)) => Ok(prover.proof(origin, now_s)?),
+            (None, None) => Err(Refusal::Away),
+        }
     }
 
     /// Lane, host and body of a call, or why it is not sent; the reasons in the order of the builders.
@@ -316,7 +326,7 @@ impl Wire {
             if call.subscription.is_none() {
                 return Err(Refusal::NoCredential);
             }
-            self.check_size(provider, decided, call, body)?;
+            provider.check_size(decided, call, body)?;
             let origin = webpush::split(decided.text(call.token)).0;
             let lane = *origins.entry(origin).or_insert_with_key(|origin| {
                 let name = format!("{}:{origin}", transport.name()).into();
@@ -329,7 +339,7 @@ impl Wire {
         let found = provider.hosts.iter().position(|(of, _)| of.is_empty() || of == environment);
         let host = found.ok_or(Refusal::Mismatch)?;
         let Some(known) = &provider.hosts[host].1 else { return Err(Refusal::Mismatch) };
-        self.check_size(provider, decided, call, body)?;
+        provider.check_size(decided, call, body)?;
         if let Some(reason) = &known.halted {
             return Err(Refusal::Halted(Arc::clone(reason)));
         }
@@ -340,13 +350,22 @@ impl Wire {
         Ok((lane as u32, host as u8, body))
     }
 
-    fn check_size(&self, provider: &Provider, decided: &Decided, call: &Call, body: u8) -> Result<(), Refusal> {
-        let shapes = if provider.sizes.is_empty() { &provider.bodies } else { &provider.sizes };
+    /// Which prototype: by the extras that are empty for this recipient.
+    fn body_of(&self, decided: &Decided, call: &Call) -> u8 {
+        let bits = (0..).zip(&self.optional);
+        bits.map(|(bit, &extra)| u8::from(decided.extra(call, extra).is_empty()) << bit).sum()
+    }
+}
+
+impl Provider {
+    /// Whether the payload has more bytes than the provider takes.
+    fn check_size(&self, decided: &Decided, call: &Call, body: u8) -> Result<(), Refusal> {
+        let shapes = if self.sizes.is_empty() { &self.bodies } else { &self.sizes };
         let mut buffer = Uuid::encode_buffer();
         let words = Own {
             decided,
             call,
-            bundle: &provider.bundle,
+            bundle: &self.bundle,
             recipient: simple(call.recipient, &mut buffer),
             // What counts against a size names neither.
             proof: "",
@@ -354,16 +373,10 @@ impl Wire {
             ttl: String::new(),
             expires: String::new(),
         };
-        if call.oversized || shapes[usize::from(body)].exceeds(&words, provider.bytes_max) {
+        if call.oversized || shapes[usize::from(body)].exceeds(&words, self.bytes_max) {
             return Err(Refusal::TooLarge);
         }
         Ok(())
-    }
-
-    /// Which prototype: by the extras that are empty for this recipient.
-    fn body_of(&self, decided: &Decided, call: &Call) -> u8 {
-        let bits = (0..).zip(&self.optional);
-        bits.map(|(bit, &extra)| u8::from(decided.extra(call, extra).is_empty()) << bit).sum()
     }
 }
 
@@ -468,7 +481,7 @@ fn carrier(
         sizes,
         bundle: spec.bundle,
         hosts,
-        proofs: spec.proofs,
+        proofs: spec.proofs.into_iter().map(|(origin, proof)| (origin, proof.into())).collect(),
         wants_id: wants(Slot::RequestId),
         headers,
     })))
