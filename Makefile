@@ -52,7 +52,7 @@ fmt:  ## format Python and Rust
 	cargo fmt --all
 
 clean:  ## remove what setup made
-	rm -rf .venv target python/sendora/_core*.so
+	rm -rf .venv target rust/fuzz/target python/sendora/_core*.so
 
 # A stable toolchain is enough: without a sanitizer, libFuzzer needs only the coverage counters of the compiler.
 .cache/cargo-fuzz:
