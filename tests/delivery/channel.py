@@ -11,7 +11,7 @@ from tests.delivery.provider import EXPIRED_KEY, INACTIVE, Plain
 
 from sendora import _core
 from sendora.delivery.channel import Connection, Ready
-from sendora.delivery.phases import Call, Chunk, Outcome, Reply, Send, Targets
+from sendora.delivery.phases import Call, Chunk, Class, Outcome, Reply, Send, Targets
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId
@@ -62,8 +62,8 @@ class LoopChannel:
         """While it is there, each evaluation for one of `slow` takes one of it and gives none back."""
         self.reading: asyncio.Event | None = None
         """While it is there and not set, no chunk of `slow` is read."""
-        self.slow: set[OrgId] = set()
-        """Tenants whose broadcasts take long."""
+        self.slow: set[tuple[OrgId, Class]] = set()
+        """Tenants, and which of their sends take long."""
         self.lanes: dict[OrgId, str] = {}
         """By tenant; `loop:1` unless it is named."""
 
@@ -75,7 +75,7 @@ class LoopChannel:
         return Targets(unreachable=self.unreachable, as_of=kernel.clock.now(), complete=True)
 
     def is_slow(self, send: Send) -> bool:
-        return send.class_ == "bulk" and send.org in self.slow
+        return (send.org, send.class_) in self.slow
 
     async def open(self, kernel: Kernel, send: Send) -> "LoopSending":
         return LoopSending(self, send)

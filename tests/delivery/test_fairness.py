@@ -3,6 +3,7 @@
 import asyncio
 from uuid import UUID
 
+import pytest
 from tests.conftest import eventually
 from tests.delivery import provider as behaves
 from tests.delivery.conftest import Floor, serving
@@ -10,8 +11,8 @@ from tests.delivery.provider import recipient
 
 from sendora.delivery.dispatch import FLIGHTS_MAX
 from sendora.delivery.lanes import ANSWER_S
-from sendora.delivery.phases import SHARDS, Send
-from sendora.delivery.plan import BULK_MAX, PLANS_MAX
+from sendora.delivery.phases import SHARDS, Class, Send
+from sendora.delivery.plan import CLASS_MAX, PLANS_MAX
 from sendora.kernel.ids import OrgId, new_id
 
 
@@ -27,31 +28,32 @@ async def planned(floor: Floor, *sends: Send) -> int:
     return count
 
 
-async def test_broadcasts_that_take_long_to_plan_hold_up_no_transactional_send(floor: Floor) -> None:
-    """Promise 5: every place for broadcasts is taken, and the same tenant's code goes out."""
-    floor.channel.slow = {floor.org}
+@pytest.mark.parametrize(("many", "one"), [("bulk", "now"), ("now", "bulk")])
+async def test_sends_that_take_long_to_plan_hold_up_no_other_class(floor: Floor, many: Class, one: Class) -> None:
+    """Promise 5: every place for broadcasts is taken, and the same tenant's code goes out; and the other way round."""
+    floor.channel.slow = {(floor.org, many)}
     floor.channel.evaluating = asyncio.Semaphore(0)
-    broadcasts = [await floor.submit([recipient(behaves.OK)]) for _ in range(PLANS_MAX + 1)]
+    others = [await floor.submit([recipient(behaves.OK)], class_=many) for _ in range(PLANS_MAX + 1)]
     async with serving(floor.planner(), floor.dispatcher(), floor.accountant()):
 
         async def full() -> bool:
             taken = await floor.db.fetchval("SELECT count(*) FROM sends WHERE plan_until > now()")
-            return bool(taken == BULK_MAX and floor.channel.planned)
+            return bool(taken == CLASS_MAX and floor.channel.planned)
 
         await eventually(full)
-        code = await floor.submit([recipient(behaves.OK)], class_="now")
-        assert (await floor.closed(code)).accepted == 1
-        assert not await planned(floor, *broadcasts)
-        for _ in broadcasts:
+        send = await floor.submit([recipient(behaves.OK)], class_=one)
+        assert (await floor.closed(send)).accepted == 1
+        assert not await planned(floor, *others)
+        for _ in others:
             floor.channel.evaluating.release()
-        for send in broadcasts:
+        for send in others:
             await floor.closed(send)
 
 
 async def test_a_tenant_with_many_broadcasts_lets_another_plan_its_own(floor: Floor) -> None:
     """Promise 5: whoever has asked for ten is not served ten times before whoever asked for one later."""
     many, other = floor.org, OrgId(new_id())
-    floor.channel.slow = {many}
+    floor.channel.slow = {(many, "bulk")}
     floor.channel.evaluating = asyncio.Semaphore(0)
     broadcasts = [await floor.submit([recipient(behaves.OK)], org=many) for _ in range(2 * PLANS_MAX)]
     async with serving(floor.planner(), floor.dispatcher(), floor.accountant()):
@@ -74,7 +76,7 @@ async def _reaches(floor: Floor, sends: list[Send], n: int) -> bool:
 
 async def test_what_a_broadcast_reads_holds_up_no_transactional_send(floor: Floor) -> None:
     """Promise 5: more chunks wait for their recipients than may be read at a time, and a code passes them."""
-    floor.channel.slow = {floor.org}
+    floor.channel.slow = {(floor.org, "bulk")}
     floor.channel.reading = asyncio.Event()
     worker = floor.dispatcher()
     async with serving(floor.planner(), worker, floor.accountant()):

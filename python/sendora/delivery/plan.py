@@ -3,7 +3,7 @@
 Eats: rows of `sends` that are queued (or whose planner died), transactional ones first; `wake.plan` only saves the
 wait.
 Gives: rows of `chunks`, at most 1,000 recipients of one shard each, and `wake.<shard>`.
-Bounded by: 8 sends at a time, 6 of them broadcasts, of which some hold connections; 256,000 recipients a round; 10 s of
+Bounded by: 8 sends at a time, 6 of one class, of which some hold connections; 256,000 recipients a round; 10 s of
 waiting for the stores.
 Acks when: a round's chunks and the positions they reach are committed in one transaction; `planned_at` after the last.
 If it dies: its lease on the send ends within 10 s, and another planner evaluates anew and goes on above the positions,
@@ -40,8 +40,9 @@ RENEW_S: Final = 3.0
 PLANS_MAX: Final = 8
 """Sends at a time: one that waits for the stores does not hold up the others."""
 
-BULK_MAX: Final = 6
-"""Broadcasts among them: however many large ones are planned, a transactional send finds a place at once."""
+CLASS_MAX: Final = 6
+"""Of one class: however many large broadcasts are planned, a transactional send finds a place at once, and a broadcast
+does in a flood of those."""
 
 PART_OF_POOL: Final = 4
 """A plan writes through one connection and may read through another: so that half of the pool is left to everybody else
@@ -115,8 +116,9 @@ class Planner:
         if len(self._plans) >= PLANS_MAX:
             return False
         try:
-            full = list(self._plans.values()).count("bulk") >= BULK_MAX
-            claimed = await store.claim_plan(self._kernel.db, LEASE_S, bulk=not full)
+            planned = list(self._plans.values())
+            open_to = [class_ for class_ in self._writing if planned.count(class_) < CLASS_MAX]
+            claimed = await store.claim_plan(self._kernel.db, LEASE_S, open_to)
         except Exception as error:
             if not is_away(error):
                 raise

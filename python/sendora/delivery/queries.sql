@@ -58,7 +58,7 @@ UPDATE sends SET plan_epoch = plan_epoch + 1, plan_claims = plan_claims + 1,
  WHERE (org_id, id) = (
      SELECT s.org_id, s.id FROM sends s LEFT JOIN busy ON busy.org_id = s.org_id
       WHERE s.planned_at IS NULL AND s.status IN ('queued', 'sending', 'paused') AND s.plan_until < now()
-        AND (s.class = 'now' OR $2)
+        AND s.class = ANY($2::text[])
       ORDER BY s.class = 'bulk', coalesce(busy.n, 0), s.created_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED)
 RETURNING *;
 
