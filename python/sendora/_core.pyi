@@ -320,6 +320,89 @@ def copy_outcomes(batches: Sequence[OutcomeBatch], at_us: int) -> bytes:
     """pgcopy of all their rows, columns as `delivery.ledger.COLUMNS`; `at_us` is when they are written, in microseconds
     since 1970."""
 
+# -- lanes -------------------------------------------------------------------------------------------------------------
+
+@final
+class Lanes:
+    """Connections to providers, on threads of their own (rust/lanes). What ends on them is taken in batches: `fileno`
+    is readable when something has gathered, `heard` says whose it is."""
+
+    def __init__(self, config: bytes) -> None:
+        """JSON in camelCase: {threads, connections, lanesMax, connectMs, answerMs, breakerFailures, breakerMs, idleMs,
+        pingMs, authorities: PEM, blocked: [network], ports: [n], exempt: [[host, port]]}. Raises ValueError."""
+    def fileno(self) -> int: ...
+    def heard(self) -> list[int]:
+        """Numbers of `Calls` and `Shipment`s that have something to take; quiets `fileno` until there is more."""
+    def held_s(self, lane: str) -> float:
+        """Seconds for which the lane is not tried, 0 when it is open."""
+    def counts(self) -> list[tuple[str, int, int]]:
+        """(provider, status, requests) since the last call; status 0: no answer."""
+    def close(self) -> None:
+        """Whatever waits is unsent; whatever is on the wire is given up."""
+
+@final
+class Calls:
+    """Requests that Python has built, in the order in which they may leave; (lane, url, headers, body) of each."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        calls: Sequence[tuple[str, str, Sequence[tuple[str, str]], bytes]],
+        class_: str,
+        tenant: bytes,
+    ) -> None: ...
+    @property
+    def number(self) -> int: ...
+    def waiting(self) -> int:
+        """How many have not been admitted."""
+    def reserve(self, want: int) -> int:
+        """Have places promised for some of the next `want`, counted from the first; 0: its lane has no room."""
+    def admit(self, n: int) -> None:
+        """The next n may leave; places beyond them are given back."""
+    def held_s(self) -> float | None:
+        """For how long no lane of those who wait is tried; None: one is open."""
+    def open_for(self, seconds: float) -> None:
+        """Asked right before each request: until then they may leave. Closed at first."""
+    def again(self, item: int, call: tuple[str, str, Sequence[tuple[str, str]], bytes]) -> None:
+        """Another request in the place of one that was refused."""
+    def take(self) -> list[tuple[int, str, int, dict[str, str], bytes, str]]:
+        """(item, fate, status, headers, body, detail) of those that have ended; see `delivery.phases.Reply`."""
+
+@final
+class Shipment:
+    """A chunk in the library's hands: decided when it is made, then admitted piece by piece; its requests are built,
+    encrypted and sent, their answers read and settled without Python. Methods as those of `Calls`."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        note: Note,
+        wire: Wire,
+        rows: bytes,
+        caps: Caps | None,
+        chunk: tuple[bytes, bytes, int, int, int, int, bool],
+        send: tuple[bool, int, int],
+        class_: str,
+        now_ms: int,
+    ) -> None:
+        """rows as `Note.decide` takes them; chunk: (org, send, shard, seq, attempt, started, repeated); send:
+        (at_most_once, planned_ms, expires_ms)."""
+    @property
+    def number(self) -> int: ...
+    def waiting(self) -> int: ...
+    def reserve(self, want: int) -> int: ...
+    def mark(self, n: int) -> int:
+        """The position behind the n-th of those who wait: where the chunk's mark must stand before they are
+        admitted."""
+    def admit(self, n: int) -> None: ...
+    def held_s(self) -> float | None: ...
+    def open_for(self, seconds: float) -> None: ...
+    def renew(self, wire: Wire | None) -> None:
+        """Those whose provider token has expired go again under the wire's fresh one; None: their refusals stand."""
+    def take(self) -> tuple[OutcomeBatch, int, list[str], int, list[tuple[str, str]]]:
+        """(outcomes, how many of them had been admitted, transports for whose fresh token some wait, recipients without
+        an outcome, (lane, reason) where the send was just halted)."""
+
 # -- how recipients ended -------------------------------------------------------------------------------------------
 
 @final

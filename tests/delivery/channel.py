@@ -148,6 +148,14 @@ class LoopSending:
             counted=reply.fate != "unsent",
         )
 
+    ships = False
+
+    async def ship(self, lanes: Any, chunk: Chunk, rows: bytes, caps: _core.Caps | None, now_ms: int) -> Any:
+        raise NotImplementedError
+
+    async def renew_shipment(self, shipment: Any, transports: Sequence[str]) -> None:
+        raise NotImplementedError
+
     async def renew(self, call: Call, reply: Reply) -> bool:
         assert isinstance(call, LoopCall)
         if reply.status != 401 or call.recipient.bytes[15] != EXPIRED_KEY:

@@ -9,7 +9,7 @@ chunk of that send.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from sendora._core import Caps, Decided
+from sendora._core import Caps, Decided, Lanes, Shipment
 from sendora.delivery.phases import Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Connection
@@ -43,6 +43,17 @@ class Sending(Protocol):
 
     async def renew(self, call: Call, reply: Reply) -> bool:
         """True when the answer says that a credential has expired and a fresh one is there now."""
+
+    @property
+    def ships(self) -> bool:
+        """Whether this send can travel as a shipment: then `ship` is asked instead of `decide`, `build` and `read`."""
+
+    async def ship(self, lanes: Lanes, chunk: Chunk, rows: bytes, caps: Caps | None, now_ms: int) -> Shipment:
+        """The whole chunk, decided and ready to be sent without Python. Raises `kernel.errors.Unavailable` when no
+        credential can be had right now: the chunk waits."""
+
+    async def renew_shipment(self, shipment: Shipment, transports: Sequence[str]) -> None:
+        """These providers say that their token has expired: `shipment.renew` with a fresh one, or with None."""
 
 
 class Channel(Protocol):

@@ -54,8 +54,8 @@ pub struct Taken {
     pub outcomes: OutcomeBatch,
     /// How many of them had been admitted: places in the window, to be given back when they are recorded.
     pub places: usize,
-    /// Items that wait for a fresh provider token.
-    pub renewing: usize,
+    /// Providers whose token has expired: some items wait for a fresh one.
+    pub renewing: Vec<Transport>,
     /// Recipients without an outcome, those included.
     pub left: usize,
     /// Lanes on which the send was halted, and why.
@@ -229,10 +229,17 @@ impl Shipment {
     /// What has gathered.
     pub fn take(&self) -> Taken {
         let mut state = self.state();
+        let mut renewing: Vec<Transport> = Vec::new();
+        for (item, _) in &state.renewing {
+            let transport = self.lane(*item).transport;
+            if !renewing.contains(&transport) {
+                renewing.push(transport);
+            }
+        }
         Taken {
             outcomes: std::mem::replace(&mut state.outcomes, OutcomeBatch::new(self.manifest.chunk)),
             places: std::mem::take(&mut state.places),
-            renewing: state.renewing.len(),
+            renewing,
             left: state.left,
             halted: std::mem::take(&mut state.halted),
         }

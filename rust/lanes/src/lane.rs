@@ -390,12 +390,6 @@ impl Lane {
         self.state().used_at
     }
 
-    /// Nothing waits and nothing runs.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let state = self.state();
-        state.running == 0 && state.lines.iter().all(|lines| lines.waiting == 0)
-    }
-
     /// The lane is given up: whoever waits hears so.
     pub(crate) fn close(&self) {
         let flushed = self.state().drain();

@@ -63,8 +63,6 @@ pub enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 2] = [Self::Now, Self::Bulk];
-
     const fn place(self) -> usize {
         match self {
             Self::Now => 0,

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyDict};
 use sendora_core::outcome::Chunk;
+use sendora_core::providers::Transport;
 use sendora_core::providers::halts::Halts;
 use sendora_core::retry::Terms;
 use sendora_core::shipment::{self, Manifest};
@@ -267,7 +268,7 @@ impl Calls {
         let (mut built, mut names, mut of) = (Vec::new(), Vec::new(), Vec::new());
         let mut places: HashMap<(Arc<str>, String), u32> = HashMap::new();
         for one in calls {
-            let (call, base) = self::call(one)?;
+            let (call, base) = call(one)?;
             // A lane leads to one origin. Calls that name two under one name have two lanes.
             let key = (Arc::clone(&call.lane), base.clone());
             let place = *places.entry(key).or_insert_with(|| {
@@ -521,10 +522,11 @@ impl Shipment {
     }
 
     #[expect(clippy::type_complexity, reason = "the tuple of the contract")]
-    fn take(&self) -> (OutcomeBatch, usize, usize, usize, Vec<(String, String)>) {
+    fn take(&self) -> (OutcomeBatch, usize, Vec<&'static str>, usize, Vec<(String, String)>) {
         self.cargo.listed.store(false, Ordering::Release);
         let taken = self.cargo.shipment.take();
         let halted = taken.halted.into_iter().map(|(lane, reason)| (lane.to_string(), reason)).collect();
-        (OutcomeBatch(taken.outcomes), taken.places, taken.renewing, taken.left, halted)
+        let renewing = taken.renewing.into_iter().map(Transport::name).collect();
+        (OutcomeBatch(taken.outcomes), taken.places, renewing, taken.left, halted)
     }
 }

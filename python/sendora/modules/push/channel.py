@@ -8,6 +8,7 @@ words and the decision are the library's, the requests are built by apns, fcm an
 import asyncio
 import random
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ from sendora.kernel.life import Kernel
 from sendora.kernel.vault import SealBroken
 from sendora.kernel.wire import encode
 from sendora.modules import audiences
-from sendora.modules.push import apns, credentials, fcm, webpush
+from sendora.modules.push import apns, credentials, fcm, webpush, wire
 from sendora.modules.push.compose import NO_TEMPLATE, Composed, bypasses, compose, note
 from sendora.modules.push.grants import Grants
 from sendora.modules.push.halts import Halts
@@ -148,6 +149,7 @@ class PushSending:
         self._credentials: dict[Transport, Credential | None] = {}
         self._process = process(kernel)
         self._personal = Personal(composed.parts)
+        self._compiled: tuple[dict[Transport, str | None], _core.Wire] | None = None
 
     @property
     def capped(self) -> bool:
@@ -209,6 +211,64 @@ class PushSending:
         if not READERS[posted.transport](reply.status, reply.headers, reply.body).renews:
             return False
         return await self._process.grants.token(credential, refused=posted.grant) != posted.grant
+
+    # -- as a shipment
+
+    @property
+    def ships(self) -> bool:
+        return len(self._personal.button_texts) <= wire.OPTIONAL_MAX
+
+    async def ship(
+        self, lanes: _core.Lanes, chunk: Chunk, rows: bytes, caps: _core.Caps | None, now_ms: int
+    ) -> _core.Shipment:
+        compiled = self._wire(await self._tokens(wire.TRANSPORTS))
+        send = self._send
+        return await asyncio.to_thread(
+            _core.Shipment,
+            lanes,
+            self._note,
+            compiled,
+            rows,
+            caps,
+            (chunk.org.bytes, send.id.bytes, chunk.shard, chunk.seq, chunk.attempt, chunk.started, chunk.repeated),
+            (
+                send.delivery == "at_most_once",
+                millis(planned_at(send)),
+                -int(-send.expires_at.timestamp() * 1_000 // 1),
+            ),
+            chunk.class_,
+            now_ms,
+        )
+
+    async def renew_shipment(self, shipment: _core.Shipment, transports: Sequence[str]) -> None:
+        before = self._compiled[0] if self._compiled is not None else {}
+        tokens = dict(before)
+        for transport in wire.TRANSPORTS:
+            credential = self._credentials.get(transport)
+            if transport in transports and credential is not None:
+                with suppress(Unavailable):  # Then the refusals stand, and are tried later.
+                    tokens[transport] = await self._process.grants.token(credential, refused=before.get(transport))
+        shipment.renew(self._wire(tokens) if tokens != before else None)
+
+    def _wire(self, tokens: dict[Transport, str | None]) -> _core.Wire:
+        """Compiled once for as long as the provider tokens stay the same."""
+        if self._compiled is None or self._compiled[0] != tokens:
+            vapid = self._credentials.get("webpush")
+            prover = self._process.prover(vapid) if vapid is not None else None
+            spec = wire.spec(
+                self._composed,
+                credentials=self._credentials,
+                tokens=tokens,
+                proofs={},
+                urls=self._kernel.settings.push,
+                halted=lambda lane: None,  # The library remembers by itself who was refused.
+            )
+            if spec is None:
+                raise ValueError("this send does not ship")
+            self._compiled = tokens, _core.Wire(spec, prover)
+        return self._compiled[1]
+
+    # -- as calls
 
     async def _tokens(self, transports: Collection[Transport]) -> dict[Transport, str | None]:
         """The provider tokens that can be had right now. When none can the chunk waits as it is (Unavailable); where
@@ -391,6 +451,18 @@ class Process:
         self._kernel_clock = kernel.clock
         self._subject = subject(kernel.settings.http.base_url)
         self._proofs: dict[tuple[UUID, str], tuple[str, int]] = {}
+        self._provers: dict[UUID, _core.Prover] = {}
+
+    def prover(self, credential: Credential) -> _core.Prover | None:
+        """The same for shipments: it keeps its tokens itself."""
+        if not isinstance(credential.secret, Vapid):
+            return None
+        found = self._provers.get(credential.id)
+        if found is None:
+            if len(self._provers) >= PROOFS_MAX:
+                self._provers.clear()
+            found = self._provers[credential.id] = wire.prover(credential.secret, self._subject)
+        return found
 
     def proof(self, credential: Credential, origin: str) -> str:
         """A VAPID token; it may be shared by all requests to an origin until half of its life is over."""

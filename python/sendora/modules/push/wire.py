@@ -36,6 +36,8 @@ from sendora.modules.push.personal import Personal
 OPTIONAL_MAX: Final = 6
 """Texts of buttons that differ from person to person: 64 prototypes of each payload, built in a few milliseconds."""
 
+TRANSPORTS: Final[tuple[Transport, ...]] = ("apns", "fcm", "webpush")
+
 OPEN: Final = "\ue000"
 CLOSE: Final = "\ue001"
 
@@ -83,7 +85,7 @@ def spec(
     if not marks.combinations:
         return None
     carriers: dict[Transport, _Carrier | None] = {}
-    for transport in ("apns", "fcm", "webpush"):
+    for transport in TRANSPORTS:
         credential = credentials.get(transport)
         token = tokens.get(transport)
         match credential.secret if credential is not None else None:
