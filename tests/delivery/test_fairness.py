@@ -10,7 +10,7 @@ from tests.delivery.conftest import Floor, serving
 from tests.delivery.provider import recipient
 
 from sendora.delivery.dispatch import FLIGHTS_MAX
-from sendora.delivery.lanes import ANSWER_S
+from sendora.delivery.lanes.seam import ANSWER_S
 from sendora.delivery.phases import SHARDS, Class, Send
 from sendora.delivery.plan import CLASS_MAX, PLANS_MAX
 from sendora.kernel.ids import OrgId, new_id
