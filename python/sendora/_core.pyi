@@ -397,8 +397,9 @@ class Shipment:
     def admit(self, n: int) -> None: ...
     def held_s(self) -> float | None: ...
     def open_for(self, seconds: float) -> None: ...
-    def renew(self, wire: Wire | None) -> None:
-        """Those whose provider token has expired go again under the wire's fresh one; None: their refusals stand."""
+    def renew(self, transports: Sequence[str], wire: Wire | None) -> None:
+        """Those whose token of these providers has expired go again under the wire's fresh one; None: their refusals
+        stand."""
     def take(self) -> tuple[OutcomeBatch, int, list[str], int, list[tuple[str, str]]]:
         """(outcomes, how many of them had been admitted, transports for whose fresh token some wait, recipients without
         an outcome, (lane, reason) where the send was just halted)."""

@@ -7,16 +7,25 @@ chunk of that send.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from sendora._core import Caps, Decided, Lanes, Shipment
 from sendora.delivery.phases import Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Connection
 
-__all__ = ["Channel", "Connection", "Ready", "Sending"]
+__all__ = ["Channel", "Connection", "Ready", "Sending", "Shipped"]
 
 Ready = Callable[[], Awaitable[None]]
+
+
+class Shipped(msgspec.Struct):
+    """A shipment, and the provider tokens that its requests carry."""
+
+    shipment: Shipment
+    tokens: dict[Any, str | None]
 
 
 class Sending(Protocol):
@@ -48,12 +57,12 @@ class Sending(Protocol):
     def ships(self) -> bool:
         """Whether this send can travel as a shipment: then `ship` is asked instead of `decide`, `build` and `read`."""
 
-    async def ship(self, lanes: Lanes, chunk: Chunk, rows: bytes, caps: Caps | None, now_ms: int) -> Shipment:
+    async def ship(self, lanes: Lanes, chunk: Chunk, rows: bytes, caps: Caps | None, now_ms: int) -> Shipped:
         """The whole chunk, decided and ready to be sent without Python. Raises `kernel.errors.Unavailable` when no
         credential can be had right now: the chunk waits."""
 
-    async def renew_shipment(self, shipment: Shipment, transports: Sequence[str]) -> None:
-        """These providers say that their token has expired: `shipment.renew` with a fresh one, or with None."""
+    async def renew_shipped(self, shipped: Shipped, transports: Sequence[str]) -> None:
+        """These providers say that their token has expired: `Shipment.renew` with a fresh one, or with None."""
 
 
 class Channel(Protocol):

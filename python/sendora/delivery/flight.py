@@ -20,7 +20,7 @@ from uuid import UUID
 
 import msgspec
 
-from sendora._core import Caps, Decided, OutcomeBatch, Shipment
+from sendora._core import Caps, Decided, OutcomeBatch
 from sendora.delivery import failpoint, retry, store
 from sendora.delivery.caps import CapsBook
 from sendora.delivery.channel import Sending
@@ -90,7 +90,7 @@ class Flight:
         self._rebuilding = asyncio.Lock()
         self._left_behind = 0
         """Of a shipment: recipients without an outcome."""
-        self._renewals: list[asyncio.Future[None]] = []
+        self._renewal: asyncio.Future[None] | None = None
         self._written: asyncio.Future[None] | None = None
         self._refused: BaseException | None = None
         """Why outcomes could not be recorded: their recipients have none, so the chunk is not done."""
@@ -200,45 +200,45 @@ class Flight:
         async with self._desk.fetching, self._desk.kernel.db.acquire() as connection:
             rows = await self._sending.rows(connection, self.chunk)
         caps = await self._caps()
-        shipment = await self._sending.ship(lanes.core, self.chunk, rows, caps, millis(self._desk.kernel.clock.now()))
+        now_ms = millis(self._desk.kernel.clock.now())
+        self._shipped = await self._sending.ship(lanes.core, self.chunk, rows, caps, now_ms)
+        shipment = self._shipped.shipment
         # Those who are not sent to; and when everybody had an outcome, only the closing was lost.
-        left = self._take(shipment)
-        if not left:
+        if not self._take():
             return
         if (held_s := shipment.held_s()) is None:
-            await lanes.carry(shipment, self.chunk, self, lambda: self._landed(shipment))
+            await lanes.carry(shipment, self.chunk, self, self._landed)
             held_s = shipment.held_s()
-        await asyncio.gather(*self._renewals)
         if self._left_behind:
             await self._put_back(held_s or 0.0, blame=False)
 
-    def _landed(self, shipment: Shipment) -> int:
+    def _landed(self) -> int:
         failpoint.hit("dispatch.after_answer")
         places = self._places
-        self._take(shipment)
+        self._take()
         return places - self._places
 
-    def _take(self, shipment: Shipment) -> int:
+    def _take(self) -> int:
         """Hand over what has gathered; how many recipients have no outcome yet."""
-        outcomes, places, renewing, left, halted = shipment.take()
+        outcomes, places, renewing, left, halted = self._shipped.shipment.take()
         self._left_behind = left
         for lane, reason in halted:
             self._desk.kernel.log.error("dispatch.halted", send=str(self.chunk.send), lane=lane, reason=reason)
-        if renewing and not self._renewals:
-            self._renewals.append(asyncio.ensure_future(self._renew(shipment, renewing)))
+        if renewing and self._renewal is None:
+            self._renewal = asyncio.ensure_future(self._renew(renewing))
         if len(outcomes) or not left:
             self._hand_over(outcomes, places, closed=not left)
         return left
 
-    async def _renew(self, shipment: Shipment, transports: Sequence[str]) -> None:
-        """Once for all of the chunk that have heard so by now."""
+    async def _renew(self, transports: Sequence[str]) -> None:
+        """Once for all of the chunk that have heard so by now; who hears it meanwhile is next."""
         try:
-            await self._sending.renew_shipment(shipment, transports)
-        except BaseException:
-            shipment.renew(None)
-            raise
+            await self._sending.renew_shipped(self._shipped, transports)
+        except Exception as error:
+            self._desk.kernel.log.error("dispatch.not_renewed", error=repr(error), send=str(self.chunk.send))
+            self._shipped.shipment.renew(transports, None)
         finally:
-            self._renewals.clear()
+            self._renewal = None
 
     # -- as calls
 

@@ -212,10 +212,17 @@ impl Shipment {
         self.settle(item, Ruling::unanswered(NO_ANSWER.into(), attempt, now_ms, self.chance(item)), true);
     }
 
-    /// Those who wait for a fresh provider token: with a wire that has one they are to be sent again (their requests were
-    /// refused, so this is no repetition), without one their refusals stand.
-    pub fn renew(&self, wire: Option<Arc<Wire>>) -> Vec<u32> {
-        let waiting = std::mem::take(&mut self.state().renewing);
+    /// Those who wait for a fresh token of these providers: with a wire that has one they are to be sent again (their
+    /// requests were refused, so this is no repetition), without one their refusals stand.
+    pub fn renew(&self, transports: &[Transport], wire: Option<Arc<Wire>>) -> Vec<u32> {
+        let waiting: Vec<(u32, Ruling<'static>)> = {
+            let mut state = self.state();
+            let (theirs, others) = std::mem::take(&mut state.renewing)
+                .into_iter()
+                .partition(|(item, _)| transports.contains(&self.lane(*item).transport));
+            state.renewing = others;
+            theirs
+        };
         if let Some(wire) = wire {
             *self.wire.write().unwrap_or_else(PoisonError::into_inner) = wire;
             return waiting.into_iter().map(|(item, _)| item).collect();

@@ -508,17 +508,15 @@ impl Shipment {
         self.cargo.gate.open_for(seconds);
     }
 
-    #[pyo3(signature = (wire))]
-    fn renew(&self, py: Python<'_>, wire: Option<&Wire>) {
-        let items = self.cargo.shipment.renew(wire.map(|wire| wire.0.clone()));
-        if items.is_empty() {
-            self.cargo.tell();
-            return;
-        }
+    fn renew(&self, py: Python<'_>, transports: Vec<String>, wire: Option<&Wire>) {
+        let transports: Vec<Transport> = transports.iter().filter_map(|name| Transport::named(name)).collect();
+        let items = self.cargo.shipment.renew(&transports, wire.map(|wire| wire.0.clone()));
         py.detach(|| {
             let load: Arc<dyn Load> = Arc::clone(&self.cargo) as _;
             lock(&self.line).push_again(&items, &self.lanes.get().pool, &load);
         });
+        // Also when nothing has ended: others may have heard the same meanwhile.
+        self.cargo.tell();
     }
 
     #[expect(clippy::type_complexity, reason = "the tuple of the contract")]

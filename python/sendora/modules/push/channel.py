@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from sendora import _core
-from sendora.delivery.channel import Connection, Ready
+from sendora.delivery.channel import Connection, Ready, Shipped
 from sendora.delivery.phases import BLOCKED, SHARDS, Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.delivery.retry import retry_after_s, wait_s
 from sendora.kernel.clock import from_millis, millis
@@ -220,35 +220,37 @@ class PushSending:
 
     async def ship(
         self, lanes: _core.Lanes, chunk: Chunk, rows: bytes, caps: _core.Caps | None, now_ms: int
-    ) -> _core.Shipment:
-        compiled = self._wire(await self._tokens(wire.TRANSPORTS))
+    ) -> Shipped:
+        tokens = await self._tokens(wire.TRANSPORTS)
         send = self._send
-        return await asyncio.to_thread(
+        expires_ms = -int(-send.expires_at.timestamp() * 1_000 // 1)
+        shipment = await asyncio.to_thread(
             _core.Shipment,
             lanes,
             self._note,
-            compiled,
+            self._wire(tokens),
             rows,
             caps,
             (chunk.org.bytes, send.id.bytes, chunk.shard, chunk.seq, chunk.attempt, chunk.started, chunk.repeated),
-            (
-                send.delivery == "at_most_once",
-                millis(planned_at(send)),
-                -int(-send.expires_at.timestamp() * 1_000 // 1),
-            ),
+            (send.delivery == "at_most_once", millis(planned_at(send)), expires_ms),
             chunk.class_,
             now_ms,
         )
+        return Shipped(shipment, tokens)
 
-    async def renew_shipment(self, shipment: _core.Shipment, transports: Sequence[str]) -> None:
-        before = self._compiled[0] if self._compiled is not None else {}
-        tokens = dict(before)
+    async def renew_shipped(self, shipped: Shipped, transports: Sequence[str]) -> None:
+        fresh: dict[Transport, str | None] = dict(shipped.tokens)
         for transport in wire.TRANSPORTS:
             credential = self._credentials.get(transport)
             if transport in transports and credential is not None:
                 with suppress(Unavailable):  # Then the refusals stand, and are tried later.
-                    tokens[transport] = await self._process.grants.token(credential, refused=before.get(transport))
-        shipment.renew(self._wire(tokens) if tokens != before else None)
+                    fresh[transport] = await self._process.grants.token(credential, refused=fresh.get(transport))
+        renewed = [one for one in wire.TRANSPORTS if one in transports and fresh.get(one) != shipped.tokens.get(one)]
+        shipped.tokens = fresh
+        if renewed:
+            shipped.shipment.renew(renewed, self._wire(fresh))
+        if len(renewed) < len(transports):
+            shipped.shipment.renew([transport for transport in transports if transport not in renewed], None)
 
     def _wire(self, tokens: dict[Transport, str | None]) -> _core.Wire:
         """Compiled once for as long as the provider tokens stay the same."""
