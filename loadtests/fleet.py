@@ -28,7 +28,8 @@ from sendora.modules import orgs
 FCM_PART: Final = 0.6
 """The rest is APNs: the mix of the figure."""
 
-BATCH: Final = 20_000
+BATCH: Final = 10_000
+"""As many tokens as the simulator mints at a time."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LIMIT: Final = orgs.RateLimit(per_second=100_000, burst=100_000)
 

@@ -17,7 +17,8 @@ from sendora.cluster import Cluster
 
 SOURCE: Final = Path(__file__).parent / "apns2"
 NOTE: Final = "gorush: its sender sideshow/apns2 in a Go program, because gorush's APNs host is a constant"
-BATCH: Final = 20_000
+BATCH: Final = 10_000
+"""As many tokens as the simulator mints at a time."""
 
 PAYLOAD: Final = {
     "aps": {"alert": {"title": "Hello", "body": "Something is new for you"}, "sound": "default"},
