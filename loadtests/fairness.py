@@ -58,7 +58,8 @@ async def _measure(folder: Path, devices: int, sends: int) -> list[Figure]:
         await large.begun(other)
         beside_s, beside_once, between = await _broadcast(small, small_devices)
         rivals = sum(between[str(send)] for send in (running, other))
-        share = small_devices / (small_devices + rivals)
+        mine = between.total() - between[""] - rivals
+        share = mine / max(mine + rivals, 1)
     rows = [
         figure(
             f"fairness.transactional_{name}",
@@ -90,12 +91,13 @@ async def _measure(folder: Path, devices: int, sends: int) -> list[Figure]:
         ),
         figure(
             "fairness.share",
-            "of all requests while both ran, the smaller tenant's",
+            "of all requests, the smaller tenant's, while its queue was full: planned, and a tenth still to come",
             [Sample(share, 0.0)],
             {},
             goal=GOAL_SHARE,
             stretch=0.5,
-            same_answer=beside_once and rivals > 0,
+            same_answer=beside_once,
+            note=f"{mine:,} requests of {mine + rivals:,}; where planning is slower than sending there are few",
         ),
     ]
 
@@ -125,13 +127,14 @@ async def _transactional(
 
 async def _broadcast(tenant: Fleet, devices: int) -> tuple[float, bool, Counter[str]]:
     """Seconds from the call to the last outcome, whether each device was asked once, and how many requests each send
-    of the cluster had between this one's first and last."""
+    of the cluster had while this one's queue was full: from the end of its plan to its last but a tenth."""
     began = time.time()
     send = str(sent := await tenant.broadcast())
     ended = await tenant.settled(sent, within_s=WITHIN_S)
     log = list(await tenant.requests(None))
     mine = [request for request in log if request.send_id == send]
-    first, last = min(request.at for request in mine), max(request.at for request in mine)
+    instants = sorted(request.at for request in mine)
+    first, last = max(instants[0], await tenant.planned_ms(sent)), instants[int(len(instants) * 0.9)]
     between = Counter(request.send_id or "" for request in log if first <= request.at <= last)
     balance = await tenant.balance(sent)
     once = len({request.token for request in mine}) == len(mine) == devices == balance["accepted"]

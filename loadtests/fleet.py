@@ -113,6 +113,15 @@ class Fleet:
         """The instant (`time.time()`) at which every outcome of the sends was committed."""
         return await self._until(SETTLED, list(sends), within_s)
 
+    async def planned_ms(self, send: UUID) -> float:
+        """The instant at which the last of its chunks stood in the queue."""
+        connection = await asyncpg.connect(self.cluster.settings.postgres.url)
+        try:
+            planned_at: datetime = await connection.fetchval("SELECT planned_at FROM sends WHERE id = $1", send)
+        finally:
+            await connection.close()
+        return planned_at.timestamp() * 1_000
+
     async def balance(self, send: UUID) -> dict[str, int]:
         """The numbers of the reconciliation, which are checked to balance."""
         row = await self.call("GET", f"/push/sends/{send}/reconciliation")
