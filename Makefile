@@ -26,10 +26,10 @@ test: setup lint  ## linters, types, cargo test, pytest against the embedded ser
 bench: .venv/built-release .venv/bench  ## each figure beside its peers: all, or NAME=ingest; QUICK=1: all in ten minutes
 	@$(BIN)/python -m loadtests.bench $(NAME) $(ARGS)
 
-fuzz: .cache/cargo-fuzz  ## hostile bytes into a parser until it breaks: make fuzz NAME=check SECONDS=600 (targets: rust/fuzz/seeds/)
+fuzz: .cache/cargo-fuzz/bin/cargo-fuzz  ## hostile bytes into a parser until it breaks: make fuzz NAME=check SECONDS=600 (targets: rust/fuzz/seeds/)
 	@test -d "rust/fuzz/seeds/$(NAME)" -a -n "$(NAME)" || { echo "make fuzz NAME=one of: $$(ls rust/fuzz/seeds | xargs)"; exit 2; }
 	@mkdir -p rust/fuzz/corpus/$(NAME)
-	$</bin/cargo-fuzz run --fuzz-dir rust/fuzz --sanitizer none $(NAME) rust/fuzz/corpus/$(NAME) rust/fuzz/seeds/$(NAME) -- \
+	$< run --fuzz-dir rust/fuzz --sanitizer none $(NAME) rust/fuzz/corpus/$(NAME) rust/fuzz/seeds/$(NAME) -- \
 	  -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -dict=rust/fuzz/json.dict -print_final_stats=1 $(ARGS)
 
 load: .venv/built-release  ## Locust against a fresh embedded cluster: throughput, percentiles, errors, event accounting
@@ -55,8 +55,8 @@ clean:  ## remove what setup made
 	rm -rf .venv target rust/fuzz/target python/sendora/_core*.so
 
 # A stable toolchain is enough: without a sanitizer, libFuzzer needs only the coverage counters of the compiler.
-.cache/cargo-fuzz:
-	cargo install cargo-fuzz --version 0.13.2 --locked --quiet --root $@
+.cache/cargo-fuzz/bin/cargo-fuzz:
+	cargo install cargo-fuzz --version 0.13.2 --locked --quiet --root .cache/cargo-fuzz
 
 # The stamps: one for the packages, one for each build profile of the extension (building one retires the other).
 .venv/installed: requirements.lock
