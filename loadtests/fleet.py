@@ -7,7 +7,7 @@ measure ingest for minutes. Everything after that goes through the API: credenti
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ import msgspec
 import psutil
 import uuid_utils
 
+from loadtests.harness import cpu_us
 from sendora import _core
 from sendora.cluster import Cluster
 from sendora.kernel.ids import new_id
@@ -27,7 +28,8 @@ from sendora.modules import orgs
 FCM_PART: Final = 0.6
 """The rest is APNs: the mix of the figure."""
 
-BATCH: Final = 20_000
+BATCH: Final = 10_000
+"""As many tokens as the simulator mints at a time."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LIMIT: Final = orgs.RateLimit(per_second=100_000, burst=100_000)
 
@@ -105,42 +107,59 @@ class Fleet:
 
     async def begun(self, send: UUID, within_s: float = 60.0) -> float:
         """The instant (`time.time()`) at which the first outcomes were committed."""
-        return await self._until(BEGUN, send, within_s)
+        return await self._until(BEGUN, [send], within_s)
 
-    async def settled(self, send: UUID, within_s: float) -> float:
-        """The instant (`time.time()`) at which every outcome of the send was committed."""
-        return await self._until(SETTLED, send, within_s)
+    async def settled(self, *sends: UUID, within_s: float) -> float:
+        """The instant (`time.time()`) at which every outcome of the sends was committed."""
+        return await self._until(SETTLED, list(sends), within_s)
 
-    async def _until(self, question: str, send: UUID, within_s: float) -> float:
+    async def planned_ms(self, send: UUID) -> float:
+        """The instant at which the last of its chunks stood in the queue."""
+        connection = await asyncpg.connect(self.cluster.settings.postgres.url)
+        try:
+            planned_at: datetime = await connection.fetchval("SELECT planned_at FROM sends WHERE id = $1", send)
+        finally:
+            await connection.close()
+        return planned_at.timestamp() * 1_000
+
+    async def balance(self, send: UUID) -> dict[str, int]:
+        """The numbers of the reconciliation, which are checked to balance."""
+        row = await self.call("GET", f"/push/sends/{send}/reconciliation")
+        numbers = {name: row[name] for name in ("targeted", *OUTCOMES)}
+        if numbers["targeted"] != sum(numbers[name] for name in OUTCOMES):
+            raise RuntimeError(f"the send {send} does not balance: {row}")
+        return numbers
+
+    async def _until(self, question: str, sends: list[UUID], within_s: float) -> float:
         """Asked every 50 ms."""
         connection = await asyncpg.connect(self.cluster.settings.postgres.url)
         try:
             deadline = time.monotonic() + within_s
             while time.monotonic() < deadline:
-                if await connection.fetchval(question, self.keys.org, send):
+                if await connection.fetchval(question, self.keys.org, sends):
                     return time.time()
                 self.cluster.check()
                 await asyncio.sleep(0.05)
         finally:
             await connection.close()
-        raise RuntimeError(f"the send was not so far after {within_s:.0f} s")
+        raise RuntimeError(f"the sends were not so far after {within_s:.0f} s")
 
-    async def requests(self, sends: set[str]) -> Iterator["Request"]:
-        """The simulator's log of these sends."""
+    async def requests(self, sends: set[str] | None) -> Iterator["Request"]:
+        """The simulator's log of these sends, or of all."""
         await self.cluster.ask_simulator("POST", "/_/flush", {})
         return (
             request
             for line in self.cluster.simulator_log.open("rb")
-            if (request := msgspec.json.decode(line, type=Request)).send_id in sends
+            if (request := msgspec.json.decode(line, type=Request)) and (sends is None or request.send_id in sends)
         )
 
     def cpu_s(self) -> Mapping[str, float]:
         """CPU time of each process of the cluster so far, servers included."""
-        used = {name: _cpu_s(psutil.Process(role.pid)) for name, role in self.cluster.roles.items()}
-        ours = {psutil.Process(role.pid).pid for role in self.cluster.roles.values()}
+        used = {name: cpu_us(role.pid) / 1e6 for name, role in self.cluster.roles.items()}
+        ours = {role.pid for role in self.cluster.roles.values()}
         for child in psutil.Process().children():
             if child.pid not in ours:
-                used[child.name()] = used.get(child.name(), 0.0) + _cpu_s(child)
+                used[child.name()] = used.get(child.name(), 0.0) + cpu_us(child) / 1e6
         return used
 
 
@@ -154,40 +173,32 @@ class Request(msgspec.Struct, frozen=True, rename="camel"):
 
 
 @asynccontextmanager
-async def fleet(folder: Path, devices: int, dispatchers: int = 1) -> AsyncIterator[Fleet]:
-    async with Cluster(folder, dispatchers=dispatchers, extra=UNMETERED) as cluster:
-        keys = await orgs.bootstrap(cluster.settings, "Bench", "business", "bench", LIMIT)
-        headers = {"x-api-key": keys.secret_key}
-        async with httpx.AsyncClient(base_url=cluster.url, headers=headers, trust_env=False, timeout=60) as http:
-            made = Fleet(cluster, keys, http)
-            await made.configure()
-            await made.fill(devices)
-            yield made
+async def fleet(folder: Path, devices: int, *more: int, dispatchers: int = 1) -> AsyncIterator[list[Fleet]]:
+    """A tenant for each number of devices, on one cluster."""
+    async with Cluster(folder, dispatchers=dispatchers) as cluster, AsyncExitStack() as stack:
+        tenants = []
+        for number, size in enumerate((devices, *more)):
+            keys = await orgs.bootstrap(cluster.settings, f"Bench {number}", "business", "bench", LIMIT)
+            headers = {"x-api-key": keys.secret_key}
+            http = httpx.AsyncClient(base_url=cluster.url, headers=headers, trust_env=False, timeout=60)
+            tenants.append(Fleet(cluster, keys, await stack.enter_async_context(http)))
+            await tenants[-1].configure()
+            await tenants[-1].fill(size)
+        yield tenants
 
 
 def transport_of(number: int) -> str:
     return "fcm" if number % 10 < FCM_PART * 10 else "apns"
 
 
-def _cpu_s(process: psutil.Process) -> float:
-    total = 0.0
-    for each in (process, *process.children(recursive=True)):
-        try:
-            times = each.cpu_times()
-        except psutil.NoSuchProcess:  # A PostgreSQL backend that has just ended.
-            continue
-        total += times.user + times.system
-    return total
-
-
 PLATFORMS: Final = {"apns": "ios", "fcm": "android"}
 
-UNMETERED: Final[dict[str, str]] = {}
+OUTCOMES: Final = ("accepted", "rejected", "suppressed", "expired", "unknown", "open")
 
-BEGUN: Final = "SELECT EXISTS (SELECT FROM deliveries WHERE org_id = $1 AND send_id = $2)"
+BEGUN: Final = "SELECT EXISTS (SELECT FROM deliveries WHERE org_id = $1 AND send_id = ANY ($2))"
 
 SETTLED: Final = """
-    SELECT planned_at IS NOT NULL AND NOT EXISTS (
-        SELECT FROM chunks c WHERE c.org_id = s.org_id AND c.send_id = s.id AND c.closed_at IS NULL)
-      FROM sends s WHERE s.org_id = $1 AND s.id = $2
+    SELECT bool_and(planned_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM chunks c WHERE c.org_id = s.org_id AND c.send_id = s.id AND c.closed_at IS NULL))
+      FROM sends s WHERE s.org_id = $1 AND s.id = ANY ($2)
 """

@@ -6,18 +6,19 @@ gorush's APNs host is a constant, so it cannot be pointed at a simulator. Measur
 
 import asyncio
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from loadtests.harness import go_program
 from sendora.cluster import Cluster
 
 SOURCE: Final = Path(__file__).parent / "apns2"
 NOTE: Final = "gorush: its sender sideshow/apns2 in a Go program, because gorush's APNs host is a constant"
-BATCH: Final = 20_000
+BATCH: Final = 10_000
+"""As many tokens as the simulator mints at a time."""
 
 PAYLOAD: Final = {
     "aps": {"alert": {"title": "Hello", "body": "Something is new for you"}, "sound": "default"},
@@ -40,14 +41,12 @@ class Run(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def run(cluster: Cluster, devices: int, *, concurrent: int = 100, connections: int = 1) -> Run | None:
-    """Push once to each of so many APNs tokens; None where there is no Go."""
-    go = shutil.which("go")
-    if go is None:
-        print("gorush: skipped, no Go toolchain")
+    """Push once to each of so many APNs tokens; None where the program cannot be had."""
+    sender = go_program(SOURCE)
+    if sender is None:
         return None
     with tempfile.TemporaryDirectory(prefix="sendora-apns2-") as name:
         folder = Path(name)
-        await _exec(go, "build", "-o", str(folder / "sender"), ".", cwd=SOURCE)
         apns = (await cluster.ask_simulator("GET", "/_/credentials"))["apns"]
         (folder / "key.p8").write_text(apns["p8Key"])
         (folder / "payload.json").write_text(json.dumps(PAYLOAD))
@@ -57,7 +56,7 @@ async def run(cluster: Cluster, devices: int, *, concurrent: int = 100, connecti
                 minted = await cluster.ask_simulator("POST", "/_/mint", {"transport": "apns", "tokens": names})
                 tokens.writelines(f"{token}\n" for token in minted["tokens"])
         said = await _exec(
-            str(folder / "sender"), "-host", cluster.simulator_url, "-ca", str(cluster.simulator_ca),
+            str(sender), "-host", cluster.simulator_url, "-ca", str(cluster.simulator_ca),
             "-key", str(folder / "key.p8"), "-key-id", apns["keyId"], "-team-id", apns["teamId"],
             "-topic", apns["bundleId"], "-tokens", str(folder / "tokens"),
             "-payload", str(folder / "payload.json"), "-concurrent", str(concurrent), "-connections", str(connections),
@@ -68,8 +67,8 @@ async def run(cluster: Cluster, devices: int, *, concurrent: int = 100, connecti
     return made
 
 
-async def _exec(*command: str, cwd: Path | None = None) -> bytes:
-    process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdout=asyncio.subprocess.PIPE)
+async def _exec(*command: str) -> bytes:
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     said, _ = await process.communicate()
     if process.returncode:
         raise RuntimeError(f"{command[0]} ended with {process.returncode}")

@@ -1,5 +1,6 @@
 """A channel as small as a channel can be, over `provider.Plain`: real rows, the library's decision, real requests."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from tests.delivery.provider import EXPIRED_KEY, INACTIVE, Plain
 
 from sendora import _core
 from sendora.delivery.channel import Connection, Ready
-from sendora.delivery.phases import Call, Chunk, Outcome, Reply, Send, Targets
+from sendora.delivery.phases import Call, Chunk, Class, Outcome, Reply, Send, Targets
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId
@@ -57,13 +58,24 @@ class LoopChannel:
         self.away = False
         self.unreachable = 0
         self.key = "1"
+        self.evaluating: asyncio.Semaphore | None = None
+        """While it is there, each evaluation for one of `slow` takes one of it and gives none back."""
+        self.reading: asyncio.Event | None = None
+        """While it is there and not set, no chunk of `slow` is read."""
+        self.slow: set[tuple[OrgId, Class]] = set()
+        """Tenants, and which of their sends take long."""
         self.lanes: dict[OrgId, str] = {}
         """By tenant; `loop:1` unless it is named."""
 
     async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
         self.planned += 1
+        if self.evaluating is not None and self.is_slow(send):
+            await self.evaluating.acquire()
         await connection.execute(TARGETS, [UUID(text) for text in send.target["recipients"]])
         return Targets(unreachable=self.unreachable, as_of=kernel.clock.now(), complete=True)
+
+    def is_slow(self, send: Send) -> bool:
+        return (send.org, send.class_) in self.slow
 
     async def open(self, kernel: Kernel, send: Send) -> "LoopSending":
         return LoopSending(self, send)
@@ -91,6 +103,8 @@ class LoopSending:
         )
 
     async def rows(self, connection: Connection, chunk: Chunk) -> bytes:
+        if self._channel.reading is not None and self._channel.is_slow(self._send):
+            await self._channel.reading.wait()
         parts: list[bytes] = []
         await copy_out(connection, ROWS, chunk.org, chunk.send, chunk.shard, chunk.seq, sink=parts.append)
         return b"".join(parts)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sendora.delivery.fair import TENANTS_MAX, Turns, Window
 from sendora.kernel.ids import OrgId, new_id
 
+CHUNK = 1_000
 A, B, C = (OrgId(new_id()) for _ in range(3))
 
 
@@ -66,6 +67,87 @@ def test_a_window_never_grants_more_than_it_has_and_forgets_nobody(asked: list[t
         assert window.taken == 0
 
     asyncio.run(play())
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[set[int], int]]:
+    """Who waits beside A and B at each pick, and how much the one who is picked is given."""
+    beside = st.sets(st.integers(2, 5), max_size=4)
+    return draw(st.lists(st.tuples(beside, st.integers(1, CHUNK)), min_size=1, max_size=200))
+
+
+@given(histories())
+@settings(deadline=None)
+def test_whoever_waits_all_the_time_is_never_further_behind_than_two_chunks(
+    history: list[tuple[set[int], int]],
+) -> None:
+    """Promise 5, over every interval and whoever else comes and goes: A and B differ by a chunk of each."""
+    turns, names = Turns(), [A, B, *(OrgId(new_id()) for _ in range(4))]
+    lead = least = most = 0  # What A has had more than B, and the range of it.
+    for beside, amount in history:
+        org = turns.pick([A, B, *(names[i] for i in sorted(beside))])
+        turns.charge(org, amount)
+        lead += amount * ((org == A) - (org == B))
+        least, most = min(least, lead), max(most, lead)
+    assert most - least <= 2 * CHUNK
+
+
+@given(histories(), st.integers(1, 6))
+@settings(deadline=None)
+def test_whoever_comes_new_waits_for_one_turn_of_each_other_at_most(
+    history: list[tuple[set[int], int]], others: int
+) -> None:
+    """However much the others have had, and however long they have been there."""
+    turns, names = Turns(), [A, B, *(OrgId(new_id()) for _ in range(4))]
+    for beside, amount in history:
+        turns.charge(turns.pick([A, B, *(names[i] for i in sorted(beside))]), amount)
+    waiting, picks = [*names[:others], C], 0
+    while (org := turns.pick(waiting)) != C:
+        turns.charge(org, CHUNK)
+        picks += 1
+    assert picks <= others
+
+
+@given(st.integers(1, 400), st.integers(1, 40), st.integers(1, 300), st.integers(1, 60))
+@settings(max_examples=50, deadline=None)
+def test_whoever_waits_for_a_window_is_next_when_the_one_that_holds_it_gives_back(
+    size: int, takers: int, large: int, small: int
+) -> None:
+    """A holds all of it and has many more in line; B, who comes last, is before them."""
+
+    async def play() -> None:
+        window = Window(size)
+        order: list[OrgId] = []
+
+        async def use(org: OrgId, want: int) -> None:
+            got = await window.take(org, want)
+            order.append(org)
+            await asyncio.sleep(0)
+            window.give(got)
+
+        held = await window.take(A, size)
+        line = [asyncio.create_task(use(A, large)) for _ in range(takers)]
+        await asyncio.sleep(0)
+        line.append(asyncio.create_task(use(B, small)))
+        await asyncio.sleep(0)
+        while held:  # Bit by bit, as outcomes are committed.
+            window.give(part := min(held, 7))
+            held -= part
+            await asyncio.sleep(0)
+        await asyncio.gather(*line)
+        assert order[0] == B
+        assert window.taken == 0
+
+    asyncio.run(play())
+
+
+async def test_a_place_is_given_back_whatever_happens() -> None:
+    window = Window(1)
+    with pytest.raises(KeyError):
+        async with window.place(A):
+            assert window.taken == 1
+            raise KeyError
+    assert window.taken == 0
 
 
 async def test_who_stops_waiting_gives_back() -> None:

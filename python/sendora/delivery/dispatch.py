@@ -3,7 +3,8 @@
 Eats: rows of `chunks` that are due, of sends that run, of shards held by lease; `wake.<shard>` only saves the wait.
 Gives: outcomes in `deliveries`, follow-up chunks, closed chunks (all through ledger.py).
 Bounded by: the windows (recipients on the wire without a recorded outcome: 2,000 bulk, 256 now), and twice as many that
-are fetched and decided ahead of them, or one chunk of each tenant; 64 chunks of each class.
+are fetched and decided ahead of them, or one chunk of each tenant; 64 chunks of each class, and 64 more of tenants that
+have none in flight.
 Acks when: a chunk closes in the transaction that records its last outcome.
 If it dies: its leases end within 10 s and another worker goes on at the marks; what was on the wire is `unknown` by
 name.
@@ -44,9 +45,12 @@ FLIGHTS_MAX: Final = 64
 AHEAD: Final = 2
 """Recipients in flights, in windows: while one window is on the wire the next is being decided."""
 
+FIRST_MAX: Final = FLIGHTS_MAX
+"""Beyond those, so many may be in flight that are their tenant's only one."""
+
 TENANT_PART: Final = 0.75
 """Of the flights, and of the recipients in them, one tenant may have so much: its slow provider leaves the others a
-way. Who has no chunk in flight may always have one."""
+way. Who has no chunk in flight may have one beyond both bounds: two tenants with slow providers fill them."""
 
 SUSPECT_CLAIMS: Final = 2
 """Chunks that were taken up so often without an outcome fly one at a time: when a worker dies again and again, the
@@ -56,8 +60,9 @@ PER_TENANT: Final = 2 * FLIGHTS_MAX
 """Candidates that are read of each tenant and class: more than can be in flight,
 so that something new is among them."""
 
-FETCHES_MAX: Final = 4
-"""Flights that read from PostgreSQL at the same time; they share the pool with everybody in the process."""
+FETCHES: Final[dict[Class, int]] = {"now": 2, "bulk": 4}
+"""Flights that read from PostgreSQL at the same time; they share the pool with everybody in the process. A
+transactional one does not wait behind what a broadcast reads."""
 
 SENDING_S: Final = 5.0
 """How long an opened send is kept: a changed policy or credential acts after this at the latest."""
@@ -112,7 +117,7 @@ class Dispatcher:
         )
         self._ledger = Ledger(kernel, self.shards, flush_s=settings.flush_ms / 1_000, flush_rows=settings.flush_rows)
         self._caps = CapsBook(kernel, clock)
-        self._desk = Desk(
+        desk = Desk(
             kernel=kernel,
             shards=self.shards,
             ledger=self._ledger,
@@ -120,9 +125,13 @@ class Dispatcher:
             sendings=_Sendings(kernel, channels, clock),
             caps=self._caps,
             windows=self.windows,
-            fetching=asyncio.Semaphore(FETCHES_MAX),
+            fetching=asyncio.Semaphore(FETCHES["bulk"]),
             draining=self._stop,
         )
+        self._desks: dict[Class, Desk] = {
+            "now": msgspec.structs.replace(desk, fetching=asyncio.Semaphore(FETCHES["now"])),
+            "bulk": desk,
+        }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until stopped, then drain: no new chunks, no new requests, wait for those on the wire, record,
@@ -191,7 +200,7 @@ class Dispatcher:
         for claim in claims:
             chunk = claim.chunk
             key = chunk.org, chunk.send, chunk.shard, chunk.seq
-            flight = self._flights[key] = Flight(self._desk, claim, epochs[key])
+            flight = self._flights[key] = Flight(self._desks[chunk.class_], claim, epochs[key])
             task = self._tasks[key] = group.create_task(self._fly(key, flight))
             # A task that is cancelled before its first step never gets to its own `finally`.
             task.add_done_callback(lambda _, key=key: self._landed(key))  # type: ignore[misc]
@@ -306,7 +315,7 @@ class _Load:
 
     @property
     def full(self) -> bool:
-        return self._flights >= FLIGHTS_MAX
+        return self._flights >= FLIGHTS_MAX + FIRST_MAX
 
     def add(self, org: OrgId, size: int) -> None:
         flights, recipients = self._by_tenant.get(org, (0, 0))
@@ -319,7 +328,8 @@ class _Load:
         if not flights:
             return True
         return (
-            self._recipients < self._max
+            self._flights < FLIGHTS_MAX
+            and self._recipients < self._max
             and recipients < self._max * TENANT_PART
             and flights < FLIGHTS_MAX * TENANT_PART
         )

@@ -9,7 +9,8 @@ than its own calls last.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from sendora.kernel.ids import OrgId
@@ -89,6 +90,15 @@ class Window:
             if future.done() and not future.cancelled():
                 self.give(future.result())
             raise
+
+    @asynccontextmanager
+    async def place(self, org: OrgId) -> AsyncIterator[None]:
+        """One place while the block runs."""
+        await self.take(org, 1)
+        try:
+            yield
+        finally:
+            self.give(1)
 
     def give(self, amount: int) -> None:
         self._free += amount

@@ -3,8 +3,8 @@
 Eats: rows of `sends` that are queued (or whose planner died), transactional ones first; `wake.plan` only saves the
 wait.
 Gives: rows of `chunks`, at most 1,000 recipients of one shard each, and `wake.<shard>`.
-Bounded by: 8 sends at a time, of which some hold connections; 256,000 recipients a round; 10 s of waiting for the
-stores.
+Bounded by: 8 sends at a time, 6 of one class, of which some hold connections; 256,000 recipients a round; 10 s of
+waiting for the stores.
 Acks when: a round's chunks and the positions they reach are committed in one transaction; `planned_at` after the last.
 If it dies: its lease on the send ends within 10 s, and another planner evaluates anew and goes on above the positions,
 so nobody is planned twice. A channel with many recipients hands them over shard by shard, and the first round of all is
@@ -21,7 +21,8 @@ import msgspec
 from sendora.delivery import account, failpoint, store
 from sendora.delivery.channel import Channel
 from sendora.delivery.failpoint import Crash
-from sendora.delivery.phases import Send, Targets
+from sendora.delivery.fair import Window
+from sendora.delivery.phases import Class, Send, Targets
 from sendora.delivery.store import PlanLost
 from sendora.delivery.submit import WAKE_PLAN
 from sendora.kernel import bus
@@ -39,9 +40,14 @@ RENEW_S: Final = 3.0
 PLANS_MAX: Final = 8
 """Sends at a time: one that waits for the stores does not hold up the others."""
 
+CLASS_MAX: Final = 6
+"""Of one class: however many large broadcasts are planned, a transactional send finds a place at once, and a broadcast
+does in a flood of those."""
+
 PART_OF_POOL: Final = 4
 """A plan writes through one connection and may read through another: so that half of the pool is left to everybody else
-in the process, one for each four of its connections writes at the same time."""
+in the process, one for each four of its connections writes at the same time. That is for broadcasts; transactional
+sends have as many again, which they hold for a moment only, and never wait for a broadcast's. Tenants take turns."""
 
 CLAIMS_MAX: Final = 5
 """A send that was taken up so often without an end fails (F-M6)."""
@@ -75,8 +81,9 @@ class Planner:
         self._kernel = kernel
         self._channels = channels
         self._woken = asyncio.Event()
-        self._plans: set[asyncio.Task[None]] = set()
-        self._writing = asyncio.Semaphore(max(kernel.settings.postgres.pool_size // PART_OF_POOL, 1))
+        self._plans: dict[asyncio.Task[None], Class] = {}
+        writers = max(kernel.settings.postgres.pool_size // PART_OF_POOL, 1)
+        self._writing: dict[Class, Window] = {"now": Window(writers), "bulk": Window(writers)}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until stopped; plans under way are let go, and whoever is left goes on above their positions."""
@@ -109,7 +116,9 @@ class Planner:
         if len(self._plans) >= PLANS_MAX:
             return False
         try:
-            claimed = await store.claim_plan(self._kernel.db, LEASE_S)
+            planned = list(self._plans.values())
+            open_to = [class_ for class_ in self._writing if planned.count(class_) < CLASS_MAX]
+            claimed = await store.claim_plan(self._kernel.db, LEASE_S, open_to)
         except Exception as error:
             if not is_away(error):
                 raise
@@ -118,12 +127,12 @@ class Planner:
         if claimed is None:
             return False
         task = group.create_task(self._plan(*claimed))
-        self._plans.add(task)
+        self._plans[task] = claimed[0].class_
         task.add_done_callback(self._planned)
         return True
 
     def _planned(self, task: asyncio.Task[None]) -> None:
-        self._plans.discard(task)
+        del self._plans[task]
         self._woken.set()
 
     async def _plan(self, send: Send, epoch: int, claims: int) -> None:
@@ -169,7 +178,7 @@ class Planner:
         if not passed:
             self._kernel.metrics.count("plan_late")
         failpoint.hit("plan.before_evaluate")
-        async with self._writing, self._kernel.db.acquire() as connection:
+        async with self._writing[send.class_].place(send.org), self._kernel.db.acquire() as connection:
             # Rounds are transactions of their own, so the table outlives them; a connection that broke took it along.
             await connection.execute(store.SQL.drop_targets)
             await connection.execute(store.SQL.make_targets)

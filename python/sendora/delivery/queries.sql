@@ -47,13 +47,19 @@ SELECT extract(epoch FROM min(scheduled_for) - now())::double precision FROM sen
 -- ============================================================ plan
 
 -- name: claim_plan
--- One send at a time and transactional ones first. Whoever held it longer than its lease is taken for dead.
+-- One send at a time, transactional ones first, then of the tenant of which the fewest are being planned: who asks for many
+-- broadcasts at once holds up nobody else's. Whoever held it longer than its lease is taken for dead.
+WITH busy AS (
+    SELECT org_id, count(*) AS n FROM sends
+     WHERE planned_at IS NULL AND status IN ('queued', 'sending', 'paused') AND plan_until >= now() GROUP BY org_id
+)
 UPDATE sends SET plan_epoch = plan_epoch + 1, plan_claims = plan_claims + 1,
                  plan_until = now() + make_interval(secs => $1::double precision)
  WHERE (org_id, id) = (
-     SELECT org_id, id FROM sends
-      WHERE planned_at IS NULL AND status IN ('queued', 'sending', 'paused') AND plan_until < now()
-      ORDER BY class = 'bulk', created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+     SELECT s.org_id, s.id FROM sends s LEFT JOIN busy ON busy.org_id = s.org_id
+      WHERE s.planned_at IS NULL AND s.status IN ('queued', 'sending', 'paused') AND s.plan_until < now()
+        AND s.class = ANY($2::text[])
+      ORDER BY s.class = 'bulk', coalesce(busy.n, 0), s.created_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED)
 RETURNING *;
 
 -- name: keep_plan

@@ -120,9 +120,11 @@ async def next_scheduled_s(db: Database | Connection) -> float | None:
 # -- plan
 
 
-async def claim_plan(db: Database | Connection, lease_s: float) -> tuple[Send, int, int] | None:
+async def claim_plan(
+    db: Database | Connection, lease_s: float, classes: Sequence[Class]
+) -> tuple[Send, int, int] | None:
     """(send, epoch, how often it was taken up)."""
-    row = await db.fetchrow(SQL.claim_plan, lease_s)
+    row = await db.fetchrow(SQL.claim_plan, lease_s, classes)
     return None if row is None else (_send(row), row["plan_epoch"], row["plan_claims"])
 
 

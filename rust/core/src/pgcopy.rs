@@ -71,8 +71,9 @@ impl Writer {
         self.bytes(&[u8::from(value)]);
     }
 
+    /// Beyond Postgres' range stand its infinities, as they are read.
     pub fn instant(&mut self, ms: i64) {
-        self.bytes(&((ms - YEAR_2000_MS) * 1_000).to_be_bytes());
+        self.bytes(&ms.saturating_sub(YEAR_2000_MS).saturating_mul(1_000).to_be_bytes());
     }
 
     pub fn jsonb(&mut self, json: &[u8]) {
@@ -278,6 +279,14 @@ mod tests {
             writer.instant(*ms);
         }
         writer.finish()
+    }
+
+    #[test]
+    fn far_instants_are_the_first_and_the_last() {
+        let mut read = Vec::new();
+        let far = stream(&[(None, i64::MIN), (None, i64::MAX)]);
+        let fed = Reader::new(2).feed(&far, |row| row.bytes(1).map(|at| read.push(at.to_vec())).ok_or(Broken("null")));
+        assert_eq!((fed, read), (Ok(()), vec![i64::MIN.to_be_bytes().to_vec(), i64::MAX.to_be_bytes().to_vec()]));
     }
 
     proptest! {
