@@ -4,11 +4,13 @@
 //! Time is always an argument, in milliseconds since 1970 UTC. `rust/python` hands these functions to the services.
 //!
 //! In the order in which a message meets them: [`json`] and [`check`] judge what a client sent, [`record`] is what
-//! stands in the log, [`store`] and [`people`] turn the log into rows, [`rules`] decides who is in an audience,
+//! stands in the log, [`store`] and [`people`] turn the log into rows, [`rules`] and [`index`] decide who is in
+//! an audience,
 //! [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`sign`] signs what goes to webhooks.
 
 pub mod bucket;
 pub mod check;
+pub mod index;
 pub mod json;
 pub mod people;
 pub mod pgcopy;

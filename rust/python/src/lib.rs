@@ -7,6 +7,7 @@
 
 mod audiences;
 mod events;
+mod index;
 mod sends;
 
 use pyo3::exceptions::PyValueError;
@@ -81,6 +82,8 @@ mod _core {
     use super::audiences::{Evaluation, Rule};
     #[pymodule_export]
     use super::events::{Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, profile_record};
+    #[pymodule_export]
+    use super::index::{Answer, Index};
     #[pymodule_export]
     use super::sends::{Caps, Decided, Note, Template};
     #[pymodule_export]
