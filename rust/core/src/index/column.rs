@@ -74,6 +74,13 @@ impl<T: Copy + Default + PartialEq> Column<T> {
         }
     }
 
+    pub fn shrink(&mut self) {
+        if let Self::Sparse { rows, values } = self {
+            rows.shrink_to_fit();
+            values.shrink_to_fit();
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         match self {
             Self::Sparse { rows, values } => rows.capacity() * 2 + values.capacity() * size_of::<T>(),

@@ -184,6 +184,7 @@ impl Index {
         self.state.events_position = events;
         self.state.people_position = people;
         self.state.loading = false;
+        self.state.tracks.iter_mut().for_each(Track::shrink);
         Ok(())
     }
 

@@ -496,20 +496,18 @@ impl Coded {
                 match codes {
                     Codes::Narrow(column) => {
                         // A code that a narrow block cannot hold stands in none of its rows.
-                        let fitting: Vec<u8> =
-                            wanted[..n].iter().filter_map(|&code| u8::try_from(code).ok()).collect();
-                        match fitting.as_slice() {
-                            [] => out.clear(),
-                            [one] => mask::ask(column, Ask::Equal(*one), within, out),
-                            several => {
-                                let mut four = [several[0]; 4];
-                                four[..several.len()].copy_from_slice(several);
-                                mask::ask(column, Ask::Among(four, several.len()), within, out);
+                        let fits = |code: &u16| u8::try_from(*code).ok();
+                        match wanted.iter().find_map(fits) {
+                            None => out.clear(),
+                            Some(_) if n == 1 => mask::ask(column, Ask::Equal(wanted[0] as u8), within, out),
+                            Some(one) => {
+                                let four = wanted.map(|code| fits(&code).unwrap_or(one));
+                                mask::ask(column, Ask::Among(four), within, out);
                             }
                         }
                     }
                     Codes::Wide(column) if n == 1 => mask::ask(column, Ask::Equal(wanted[0]), within, out),
-                    Codes::Wide(column) => mask::ask(column, Ask::Among(wanted, n), within, out),
+                    Codes::Wide(column) => mask::ask(column, Ask::Among(wanted), within, out),
                     Codes::Present(present) => {
                         out.copy(within);
                         if wanted[..n].contains(&1) {
@@ -613,13 +611,11 @@ fn at_least(
             counts.clear();
             counts.resize(ROWS, 0);
             out.clear();
-            for &(row, at) in &events.recent {
-                if at >= second {
-                    let count = &mut counts[usize::from(row)];
-                    *count += 1;
-                    if *count >= least && within.get(row) {
-                        out.set(row, true);
-                    }
+            for event in events.recent.iter().filter(|event| event.second() >= second) {
+                let count = &mut counts[usize::from(event.row)];
+                *count += 1;
+                if *count >= least && within.get(event.row) {
+                    out.set(event.row, true);
                 }
             }
         }
