@@ -150,7 +150,9 @@ class Crowd:
                     kind = len(name).to_bytes(4, "big") + name.encode() + b"\0\0\0\x08"
                     micros = (seconds[low:high][mine].astype(np.int64) - YEAR_2000_S) * 1_000_000
                     instant = micros.astype(">i8").view(np.uint8).reshape(-1, 8)
-                    yield _rows(head, names[mine], np.frombuffer(kind, np.uint8), instant, np.frombuffer(NULL, np.uint8))
+                    yield _rows(
+                        head, names[mine], np.frombuffer(kind, np.uint8), instant, np.frombuffer(NULL, np.uint8)
+                    )
         yield TRAILER
 
 

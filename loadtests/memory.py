@@ -1,8 +1,8 @@
 """Memory of a million people in the audience index, beside DuckDB with the same people.
 
-Each side is built in a process of its own from the same generator; what it holds is what the process has grown by, after
-everything that was only needed to build it is gone and the allocator has given back what it does not use. `duckdb` holds
-people and their events, of which any rule can be answered, as ours can; `duckdb_wide` only the columns of R*.
+Each side is built in a process of its own from the same generator; what it holds is what the process has grown by when
+everything that was only needed to build it is gone and the allocator has given back what it does not use. `duckdb`
+holds people and their events, of which any rule can be answered, as ours can; `duckdb_wide` only the columns of R*.
 """
 
 import gc
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import psutil
+
 from loadtests import audience
 from loadtests.crowd import Crowd
 from loadtests.results import Sample, figure, publish

@@ -113,7 +113,9 @@ pub fn ask<T: Scan>(column: &Column<T>, ask: Ask<T>, within: &Mask, out: &mut Ma
                 out.set(row, ask.holds(value) && within.get(row));
             }
         }
-        Column::Dense(values) if within.count() <= FEW * size_of::<T>() => out.keep(within, |row| ask.holds(values[usize::from(row)])),
+        Column::Dense(values) if within.count() <= FEW * size_of::<T>() => {
+            out.keep(within, |row| ask.holds(values[usize::from(row)]));
+        }
         Column::Dense(values) => T::ask(values, ask, within.words(), out.words_mut()),
     }
 }

@@ -111,8 +111,8 @@ impl Index {
             torn: Arc::default(),
             dead: RoaringBitmap::new(),
             traits: Traits::default(),
-            emails: TraitColumn::new(),
-            lifecycles: TraitColumn::new(),
+            emails: TraitColumn::default(),
+            lifecycles: TraitColumn::default(),
             tracks: Vec::new(),
             types: HashMap::new(),
             tracks_overflowed: false,
@@ -224,6 +224,11 @@ impl Index {
         Ok(())
     }
 
+    /// Which part of how many.
+    pub fn part(&self) -> (u32, u32) {
+        (self.state.part, self.state.parts)
+    }
+
     /// Everything up to here is in.
     pub fn position(&self) -> i64 {
         self.state.events_position.min(self.state.people_position)
@@ -263,8 +268,10 @@ impl Index {
         Ok(())
     }
 
+    /// Also the way out of a load that failed: what was read of it is forgotten.
     pub fn unregister_stream(&mut self, key: &str) {
         self.state.streams.remove(key);
+        self.fill = Reader::new(EVENT_COLUMNS);
     }
 
     /// Events of the stream's type: person text, event_type text, occurred_at timestamptz, properties jsonb.
@@ -411,8 +418,7 @@ impl State {
 
     fn load_person(&mut self, fields: &Row<'_>) -> Result<(), Broken> {
         let Some(name) = fields.text(0)? else { return Ok(()) };
-        let (email, traits, lifecycle, into) =
-            (fields.text(1)?, fields.jsonb(2)?, fields.text(3)?, fields.text(4)?);
+        let (email, traits, lifecycle, into) = (fields.text(1)?, fields.jsonb(2)?, fields.text(3)?, fields.text(4)?);
         if self.owns(name)
             && let Some(row) = self.slot(name)
         {

@@ -5,6 +5,8 @@
 //! loaded through a pointer.
 
 #![allow(unsafe_code)]
+#![expect(clippy::inline_always, reason = "a loop is compiled for wider registers only where it is inlined")]
+#![expect(clippy::needless_bitwise_bool, reason = "a lazy operator would be a branch for each value")]
 
 use super::mask::{ROWS, WORDS};
 
@@ -15,7 +17,8 @@ type Words = [u64; WORDS];
 fn pack(bytes: &[u8; 64]) -> u64 {
     let mut word = 0;
     for (i, eight) in bytes.chunks_exact(8).enumerate() {
-        let eight = u64::from_le_bytes([eight[0], eight[1], eight[2], eight[3], eight[4], eight[5], eight[6], eight[7]]);
+        let eight =
+            u64::from_le_bytes([eight[0], eight[1], eight[2], eight[3], eight[4], eight[5], eight[6], eight[7]]);
         word |= (eight.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i);
     }
     word
@@ -202,7 +205,9 @@ mod tests {
                 (state >> 33) as u32
             };
             let mut within: Words = [0; WORDS];
-            within.iter_mut().for_each(|word| *word = u64::from(next()) << 32 | u64::from(next()));
+            for word in &mut within {
+                *word = u64::from(next()) << 32 | u64::from(next());
+            }
             let words: Vec<u32> = (0..ROWS).map(|_| if next() % 2 == 0 { next() % few } else { next() << 1 }).collect();
             let edge = [0, 1, 127, 128, 255];
             let bytes: Vec<u8> = words.iter().map(|&word| word as u8).collect();

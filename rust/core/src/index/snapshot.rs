@@ -105,7 +105,9 @@ impl Image {
             out.text(&block.text);
         });
         for masks in [&self.people, &self.present] {
-            masks.iter().for_each(|mask| out.mask(mask));
+            for mask in masks {
+                out.mask(mask);
+            }
         }
         out.list(self.merged.iter(), |out, &(from, into)| {
             out.word(from);
@@ -290,7 +292,8 @@ fn read_state(input: &mut Input<'_>) -> Result<State, Broken> {
             return Err(WRONG);
         }
     }
-    let row = |input: &mut Input<'_>| input.word().and_then(|row| if (row as usize) < rows { Ok(row) } else { Err(WRONG) });
+    let row =
+        |input: &mut Input<'_>| input.word().and_then(|row| if (row as usize) < rows { Ok(row) } else { Err(WRONG) });
     let merged = input.list(8, |input| Ok((row(input)?, row(input)?)))?;
     let torn: RoaringBitmap = input.list(4, row)?.into_iter().collect();
     let dead: RoaringBitmap = input.list(4, row)?.into_iter().collect();
@@ -300,13 +303,13 @@ fn read_state(input: &mut Input<'_>) -> Result<State, Broken> {
         return Err(WRONG);
     }
     let (emails, lifecycles) = (input.traits(blocks.len())?, input.traits(blocks.len())?);
-    let named = input.list(16, |input| Ok((input.text()?.to_owned(), input.track(blocks.len())?)))?;
-    if named.len() > TRACKS_MAX {
+    let by_type = input.list(16, |input| Ok((input.text()?.to_owned(), input.track(blocks.len())?)))?;
+    if by_type.len() > TRACKS_MAX {
         return Err(WRONG);
     }
-    let mut tracks = Vec::with_capacity(named.len());
+    let mut tracks = Vec::with_capacity(by_type.len());
     let mut types = HashMap::new();
-    for (name, track) in named {
+    for (name, track) in by_type {
         types.insert(name, tracks.len());
         tracks.push(track);
     }
@@ -315,14 +318,14 @@ fn read_state(input: &mut Input<'_>) -> Result<State, Broken> {
         let stream = Stream::filled(key, input.track(blocks.len())?).map_err(|_| WRONG)?;
         Ok((key.to_owned(), stream))
     })?;
-    let names = Names::from_blocks(blocks, |row| dead.contains(row));
+    let people_names = Names::from_blocks(blocks, |row| dead.contains(row));
     Ok(State {
         part,
         parts,
         events_position,
         people_position,
         loading: false,
-        names,
+        names: people_names,
         people,
         present,
         merged: merged.into_iter().collect(),

@@ -352,7 +352,7 @@ mod tests {
                 let expected = list.iter().filter(|&&at| at >= u32::from(day) * DAY_S).count() as u32;
                 prop_assert_eq!(block.count_since(row, day), expected);
             }
-            for nth in 0..list.len() + 1 {
+            for nth in 0..=list.len() {
                 prop_assert_eq!(block.nth_day(row, nth as u32), list.get(nth).map(|&at| day_of(at)));
             }
             let recent: Vec<u32> = list.iter().copied().filter(|&at| at >= track.recent_from).collect();

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use roaring::RoaringBitmap;
 
+use super::State;
 use super::mask::{self, Ask, Mask, ROWS};
 use super::names::{self, place};
 use super::track::{self, DAY_S, LEVELS, Track, day_of, second_of};
 use super::traits::{Codes, Dictionary, TraitColumn};
-use super::State;
 use crate::json::Raw;
 use crate::pgcopy::Writer;
 use crate::rules::{
@@ -48,7 +48,13 @@ enum Bound {
     Coded(Coded),
     /// C29: the trait, and for who has none of that name the user's own field.
     Either(Coded, Coded),
-    Events { blocks: Vec<Option<Arc<track::Block>>>, window: Window, counted: bool, least: u32, negated: bool },
+    Events {
+        blocks: Vec<Option<Arc<track::Block>>>,
+        window: Window,
+        counted: bool,
+        least: u32,
+        negated: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -437,8 +443,7 @@ fn bind_profile(state: &State, rule: &Rule, leaf: &ProfileLeaf) -> Bound {
         }
         ProfileLeaf::Lifecycle(stages) => {
             let holds = |value: Option<Raw<'_>>| {
-                let stage = value.and_then(Raw::string);
-                stage.is_some_and(|stage| stages.iter().any(|wanted| *wanted == stage))
+                value.and_then(Raw::string).is_some_and(|found| stages.iter().any(|wanted| *wanted == found))
             };
             Coded::new(&state.lifecycles, holds).map_or(Bound::Open, Bound::Coded)
         }
@@ -489,9 +494,8 @@ impl Coded {
     fn ask(&self, block: usize, within: &Mask, out: &mut Mask) {
         match (self.block(block), self.few) {
             (None, _) if self.table[0] => out.copy(within),
-            (None, _) => out.clear(),
             (Some(_), Some((_, 0))) if self.negated => out.copy(within),
-            (Some(_), Some((_, 0))) => out.clear(),
+            (None, _) | (Some(_), Some((_, 0))) => out.clear(),
             (Some(codes), Some((wanted, n))) => {
                 match codes {
                     Codes::Narrow(column) => {
@@ -578,9 +582,7 @@ fn bind_event(state: &State, leaf: &EventLeaf, now_ms: i64) -> Bound {
     };
     let window = match leaf.since {
         Since::Ever => Window::Ever,
-        Since::Days(_) => {
-            Window::FromDay(day_of(second_of(leaf.since.instant(now_ms).unwrap_or_default())))
-        }
+        Since::Days(_) => Window::FromDay(day_of(second_of(leaf.since.instant(now_ms).unwrap_or_default()))),
         Since::Span(_) => Window::FromSecond(second_of(leaf.since.instant(now_ms).unwrap_or_default())),
     };
     let counted = !matches!(window, Window::FromSecond(from) if from < track.recent_from);
@@ -592,14 +594,7 @@ fn bind_event(state: &State, leaf: &EventLeaf, now_ms: i64) -> Bound {
 }
 
 /// out = the rows of `within` that have at least so many events in the window.
-fn at_least(
-    events: &track::Block,
-    window: Window,
-    least: u32,
-    within: &Mask,
-    out: &mut Mask,
-    counts: &mut Vec<u32>,
-) {
+fn at_least(events: &track::Block, window: Window, least: u32, within: &Mask, out: &mut Mask, counts: &mut Vec<u32>) {
     let (day, second) = match window {
         Window::Ever => (1, 1),
         Window::FromDay(day) => (day, u32::from(day).saturating_mul(DAY_S)),
