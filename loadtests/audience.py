@@ -127,7 +127,7 @@ def _compare(people: int) -> list[Figure]:
     note = (
         f"R* holds for {members:,}; goals: 5x duckdb_wide, 50x duckdb_join, 3x polars, 500x postgres"
         f"{', 40 ms' if people >= 10_000_000 else ''}; {people * 10:,} events; snapshot of {size / 1e6:,.0f} MB written"
-        f" in {saved_s:.1f} s, opened in {opened_s:.1f} s"
+        f" in {saved_s:.1f} s, opened in {opened_s:.1f} s; {_load()}"
     )
     return [
         figure(
@@ -141,6 +141,11 @@ def _compare(people: int) -> list[Figure]:
             note=note,
         )
     ]
+
+
+def _load() -> str:
+    """Of a busy machine, long runs suffer more than short ones."""
+    return f"load average of the machine {os.getloadavg()[1]:.1f}"
 
 
 def _digest(ids: list[str]) -> str:
@@ -372,7 +377,8 @@ def _visible(people: int) -> Figure:
         higher_is_better=False,
         note=(
             f"{changes:,} changes at {VISIBLE_RATE:,} a second over {people:,} people, {asked:,} evaluations beside"
-            f" them; median {median:.1f} ms, worst {worst:.1f} ms; from a frame's turn, so without the log's hop"
+            f" them; median {median:.1f} ms, worst {worst:.1f} ms; from a frame's turn, so without the log's hop;"
+            f" {_load()}"
         ),
     )
 

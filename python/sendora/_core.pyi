@@ -143,6 +143,10 @@ class Evaluation:
     def count(self) -> int: ...
     def members(self) -> bytes:
         """pgcopy with one column, external_id text, sorted."""
+    def page(self, offset: int, size: int) -> list[str]:
+        """A page of the same."""
+    def split(self, project: bytes) -> Split:
+        """The same people by shard of the dispatch cluster."""
     def contains(self, external_id: str) -> bool: ...
     def explain(self, external_id: str) -> bytes | None:
         """JSON as of `Index.explain`; None for somebody who has no profile row, or without `explained`."""
@@ -228,8 +232,18 @@ class Answer:
     """Candidates."""
     def members(self) -> bytes:
         """pgcopy with one column, external_id text, sorted: those for certain."""
+    def split(self, project: bytes, decided: Sequence[str] | None = None) -> Split:
+        """Those for certain, and those of whom Postgres decided that they are, by shard of the dispatch cluster."""
     def candidates(self) -> bytes:
         """The same of those whom Postgres must decide; empty when no leaf is missing and nobody is torn."""
+
+@final
+class Split:
+    """Members of an audience, cut by shard as `shards` cuts; its length is the number of all of them."""
+
+    def __len__(self) -> int: ...
+    def of(self, shard: int) -> bytes:
+        """pgcopy with one column, external_id text, in no order."""
 
 # -- deciding and rendering ------------------------------------------------------------------------------------------
 
@@ -264,8 +278,8 @@ class Note:
 
     def __init__(self, spec: bytes) -> None:
         """Raises ValueError with args (path, message)."""
-    def decide(self, rows: bytes, caps: Caps | None, now_ms: int) -> Decided:
-        """Decide and render a whole chunk.
+    def decide(self, rows: bytes, caps: Caps | None, now_ms: int, wire: Wire | None = None) -> Decided:
+        """Decide and render a whole chunk; `wire`: also its placeholders beside title and body, for `Parcels`.
 
         rows (pgcopy), columns: position int2, recipient uuid, platform text (NULL: the token is gone), token text,
         subscription jsonb, environment text, bundle_id text, user_id text, is_active bool, owner_since timestamptz,
@@ -287,6 +301,218 @@ class Decided:
         variant key)."""
     def stays(self) -> list[tuple[int, bytes, str | None, str, str, int | None, str | None]]:
         """(position, recipient, user_id, state, reason, due_ms, variant key); due_ms only for state "deferred"."""
+
+# -- requests to providers, and what becomes of them -----------------------------------------------------------------
+
+@final
+class Wire:
+    """A send's requests and its providers' credentials, compiled: what `modules/push/wire.py` writes."""
+
+    def __init__(self, spec: bytes, prover: Prover | None = None) -> None:
+        """`prover` makes the VAPID tokens that the spec does not hold. Raises ValueError with args (path, message)."""
+
+@final
+class Prover:
+    """The org's VAPID key: proofs for push services (RFC 8292), kept until half of their 12 hours are over."""
+
+    def __init__(self, key: bytes, subject: str) -> None:
+        """`key`: PKCS #8 in DER. Raises ValueError with args (path, message)."""
+    def proof(self, origin: str, now_s: int) -> str: ...
+
+@final
+class Parcels:
+    """The calls of a chunk that was decided with this very wire (else ValueError): on a lane, or refused."""
+
+    def __init__(self, wire: Wire, decided: Decided) -> None: ...
+    def __len__(self) -> int:
+        """How many can be sent."""
+    def requests(
+        self, now_s: int
+    ) -> tuple[list[tuple[int, str, str, list[tuple[str, str]], bytes]], list[tuple[int, str, str]]]:
+        """(position, lane, url, headers, body) of each as of now, and (position, state, reason) of those that cannot be
+        built (a browser's keys that are none, a push service without a proof). A Web Push body is encrypted under a
+        fresh key each time."""
+    def refused(self) -> list[tuple[int, str, str]]:
+        """(position, state, reason); "deferred" where a provider's token cannot be had right now."""
+
+def encrypt_webpush(batch: Sequence[tuple[bytes, str, str]]) -> list[bytes | None]:
+    """RFC 8291 of (content, p256dh, auth), each under a key pair and a salt of its own; None where the keys are none,
+    or the content has more than 3,993 bytes."""
+
+def read_answer(
+    transport: str, status: int, headers: dict[str, str], body: bytes
+) -> tuple[str, str | None, str | None, tuple[float, bool, bool] | None, str | None, bool, bool]:
+    """(state, reason, provider_id, (base_s, doubling, jitter), retry_after, renews, hopeless): the `Verdict` of
+    `modules/push/{apns,fcm,webpush}.read`. Names of headers in lower case."""
+
+def rule_answered(
+    transport: str, status: int, headers: dict[str, str], body: bytes, attempt: int, now_ms: int, chance: float
+) -> tuple[str, str | None, str | None, int | None, bool, bool]:
+    """What an answer means for the recipient: (state, reason, provider_id, due_ms, repeated, counted)."""
+
+def rule_unanswered(
+    reason: str, attempt: int, now_ms: int, chance: float
+) -> tuple[str, str | None, str | None, int | None, bool, bool]:
+    """Bytes may have left and no answer came."""
+
+def rule_unsent(
+    transport: str, detail: str, planned_ms: int, now_ms: int
+) -> tuple[str, str | None, str | None, int | None, bool, bool]:
+    """Nothing has left."""
+
+def retry_after_s(header: str | None, now_ms: int) -> float | None:
+    """Retry-After as seconds: a number, or an HTTP date."""
+
+def settle(
+    ruling: tuple[str, str | None, str | None, int | None, bool, bool],
+    attempt: int,
+    at_most_once: bool,
+    expires_ms: int,
+    unanswered: str | None,
+    sent: bool,
+) -> tuple[str, str | None, str | None, int | None, bool, bool]:
+    """What the ledger says of it, with its history (`delivery.retry.settle`). `expires_ms`: the first millisecond at
+    which the send's time is over."""
+
+@final
+class OutcomeBatch:
+    """Settled outcomes of one chunk, as the ledger takes them."""
+
+    def __init__(
+        self,
+        org: bytes,
+        send: bytes,
+        shard: int,
+        seq: int,
+        attempt: int,
+        outcomes: Sequence[
+            tuple[
+                int,
+                bytes,
+                str | None,
+                str | None,
+                str | None,
+                tuple[str, str | None, str | None, int | None, bool, bool],
+            ]
+        ],
+    ) -> None:
+        """(position, recipient, user_id, variant, provider, ruling) of each, ruling as `settle` gives it. Texts are cut
+        at 500 characters and lose U+0000."""
+    def __len__(self) -> int: ...
+    def counts(self) -> list[tuple[str, str, int]]:
+        """(state, reason or "", how many)."""
+    def follow_up(self) -> list[tuple[int, bool, int, bytes]]:
+        """(attempt, repeated, due_ms, ids behind one another) of deferred recipients who go on together."""
+    def first_position(self) -> int | None: ...
+
+def copy_outcomes(batches: Sequence[OutcomeBatch], at_us: int) -> bytes:
+    """pgcopy of all their rows, columns as `delivery.ledger.COLUMNS`; `at_us` is when they are written, in microseconds
+    since 1970."""
+
+# -- lanes -------------------------------------------------------------------------------------------------------------
+
+@final
+class Lanes:
+    """Connections to providers, on threads of their own (rust/lanes). What ends on them is taken in batches: `fileno`
+    is readable when something has gathered, `heard` says whose it is."""
+
+    def __init__(self, config: bytes) -> None:
+        """JSON in camelCase: {threads, connections, lanesMax, connectMs, answerMs, breakerFailures, breakerMs, idleMs,
+        pingMs, authorities: PEM, blocked: [network], ports: [n], exempt: [[host, port]]}. Raises ValueError."""
+    def fileno(self) -> int: ...
+    def heard(self) -> list[int]:
+        """Numbers of `Calls` and `Shipment`s that have something to take; quiets `fileno` until there is more."""
+    def held_s(self, lane: str) -> float:
+        """Seconds for which the lane is not tried, 0 when it is open."""
+    def counts(self) -> list[tuple[str, int, int]]:
+        """(provider, status, requests) since the last call; status 0: no answer."""
+    def close(self) -> None:
+        """Whatever waits is unsent; whatever is on the wire is given up."""
+
+@final
+class Calls:
+    """Requests that Python has built, in the order in which they may leave; (lane, url, headers, body) of each."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        calls: Sequence[tuple[str, str, Sequence[tuple[str, str]], bytes]],
+        class_: str,
+        tenant: bytes,
+    ) -> None: ...
+    @property
+    def number(self) -> int: ...
+    def waiting(self) -> int:
+        """How many have not been admitted."""
+    def reserve(self, want: int) -> int:
+        """Have places promised for some of the next `want`, counted from the first; 0: its lane has no room."""
+    def admit(self, n: int) -> None:
+        """The next n may leave; places beyond them are given back."""
+    def held_s(self) -> float | None:
+        """For how long no lane of those who wait is tried; None: one is open."""
+    def open_for(self, seconds: float) -> None:
+        """Asked right before each request: until then they may leave. Closed at first."""
+    def again(self, item: int, call: tuple[str, str, Sequence[tuple[str, str]], bytes]) -> None:
+        """Another request in the place of one that was refused."""
+    def take(self) -> list[tuple[int, str, int, dict[str, str], bytes, str]]:
+        """(item, fate, status, headers, body, detail) of those that have ended; see `delivery.phases.Reply`."""
+
+@final
+class Shipment:
+    """A chunk in the library's hands: decided when it is made, then admitted piece by piece; its requests are built,
+    encrypted and sent, their answers read and settled without Python. Methods as those of `Calls`."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        note: Note,
+        wire: Wire,
+        rows: bytes,
+        caps: Caps | None,
+        chunk: tuple[bytes, bytes, int, int, int, int, bool],
+        send: tuple[bool, int, int],
+        class_: str,
+        now_ms: int,
+    ) -> None:
+        """rows as `Note.decide` takes them; chunk: (org, send, shard, seq, attempt, started, repeated); send:
+        (at_most_once, planned_ms, expires_ms)."""
+    @property
+    def number(self) -> int: ...
+    def waiting(self) -> int: ...
+    def reserve(self, want: int) -> int: ...
+    def mark(self, n: int) -> int:
+        """The position behind the n-th of those who wait: where the chunk's mark must stand before they are
+        admitted."""
+    def admit(self, n: int) -> None: ...
+    def held_s(self) -> float | None: ...
+    def open_for(self, seconds: float) -> None: ...
+    def renew(self, transports: Sequence[str], wire: Wire | None) -> None:
+        """Those whose token of these providers has expired go again under the wire's fresh one; None: their refusals
+        stand."""
+    def take(self) -> tuple[OutcomeBatch, int, list[str], int, list[tuple[str, str]]]:
+        """(outcomes, how many of them had been admitted, transports for whose fresh token some wait, recipients without
+        an outcome, (lane, reason) where the send was just halted)."""
+
+# -- how recipients ended -------------------------------------------------------------------------------------------
+
+@final
+class Ended:
+    """What some chunks have brought to an end, for the log and for the counters."""
+
+    def __init__(self, chunks: Sequence[tuple[bytes, bytes, bytes, int, int]], rows: bytes) -> None:
+        """chunks: (org, project, send, shard, seq). rows (pgcopy, in any order): place of the chunk in that list, from
+        1, int8; recipient uuid, user_id text, state text, reason text, variant text, provider text, provider_id text,
+        attempt int2, repeated bool, at timestamptz."""
+    def messages(self) -> list[tuple[int, bytes]]:
+        """(place from 0, JSON of `delivery.account.Outcomes`) of each chunk that has rows."""
+    def counts(self) -> list[tuple[bytes, bytes, int, str, str, str, int, int]]:
+        """(org, send, days since 1970, state, reason, variant, n, repeated), sorted; reason and variant "" for none."""
+
+def address_health(
+    messages: Sequence[bytes], retiring: Sequence[str]
+) -> list[tuple[bytes, bytes, str, int, list[tuple[bytes, str, str | None, int]]]]:
+    """What messages of `Ended` say of addresses, one row for each (org, project, provider): how many were accepted, and
+    (recipient, reason, provider_id, at_ms) of those that were rejected for one of the retiring reasons."""
 
 # -- buckets and signatures ------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from sendora.delivery.account import accountant
 from sendora.delivery.channel import Channel
 from sendora.delivery.dispatch import dispatcher
-from sendora.delivery.lanes import PlainLanes
+from sendora.delivery.lanes import NativeLanes, PlainLanes
 from sendora.delivery.plan import planner
 from sendora.delivery.rescue import rescuer
 from sendora.delivery.schedule import scheduler as due_sends
@@ -62,7 +62,8 @@ async def worker(settings: Settings) -> None:
 
 
 async def dispatch(settings: Settings, shards: str) -> None:
-    async with open_kernel(settings) as kernel, PlainLanes(kernel) as lanes:
+    kind = NativeLanes if settings.dispatch.lanes == "native" else PlainLanes
+    async with open_kernel(settings) as kernel, kind(kernel) as lanes:
         await run_services(kernel, [dispatcher(kernel, CHANNELS, lanes, shards)])
 
 

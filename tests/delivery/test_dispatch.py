@@ -16,7 +16,7 @@ from tests.delivery.provider import behaviour, recipient
 
 from sendora.delivery import failpoint
 from sendora.delivery.flight import BLAME_S
-from sendora.delivery.lanes import STREAMS
+from sendora.delivery.lanes.plain import STREAMS
 from sendora.delivery.phases import TRIES_MAX, Class, Delivery
 from sendora.delivery.report import Reconciliation
 from sendora.delivery.store import Due, claim_chunks

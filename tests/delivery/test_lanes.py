@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from cryptography.x509.oid import NameOID
 from tests.conftest import eventually
 from tests.delivery.conftest import DEAD_PORT
 
-from sendora.delivery import lanes as lanes_
 from sendora.delivery.channel import Connection
-from sendora.delivery.lanes import BREAKER_FAILURES, BREAKER_S, LANES_MAX, PROMISED, STREAMS, PlainLanes
+from sendora.delivery.lanes import PlainLanes
+from sendora.delivery.lanes import plain as lanes_
+from sendora.delivery.lanes.plain import STREAMS
+from sendora.delivery.lanes.seam import BREAKER_FAILURES, BREAKER_S, LANES_MAX, PROMISED
 from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Outcome, Reply
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, SendId, new_id
@@ -171,10 +173,13 @@ class Open:
         self.is_open = True
         self.fresh: Call | Exception | None = None
 
-    async def admit(self, positions: Sequence[int]) -> int:
-        granted = min(len(positions), self.limit)
+    async def admit(self, want: int, mark: Callable[[int], int]) -> int:
+        granted = min(want, self.limit)
         self.limit -= granted
         return granted
+
+    def open_s(self) -> float:
+        return 60.0 if self.is_open else 0.0
 
     def open(self) -> bool:
         return self.is_open

@@ -6,15 +6,26 @@ channels in, so that this floor knows no room. Two calls open onto a channel: `r
 chunk of that send.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
-from sendora._core import Caps, Decided
+import msgspec
+
+from sendora._core import Caps, Decided, Lanes, Shipment
 from sendora.delivery.phases import Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Connection
 
-__all__ = ["Channel", "Connection", "Sending"]
+__all__ = ["Channel", "Connection", "Ready", "Sending", "Shipped"]
+
+Ready = Callable[[], Awaitable[None]]
+
+
+class Shipped(msgspec.Struct):
+    """A shipment, and the provider tokens that its requests carry."""
+
+    shipment: Shipment
+    tokens: dict[Any, str | None]
 
 
 class Sending(Protocol):
@@ -42,6 +53,17 @@ class Sending(Protocol):
     async def renew(self, call: Call, reply: Reply) -> bool:
         """True when the answer says that a credential has expired and a fresh one is there now."""
 
+    @property
+    def ships(self) -> bool:
+        """Whether this send can travel as a shipment: then `ship` is asked instead of `decide`, `build` and `read`."""
+
+    async def ship(self, lanes: Lanes, chunk: Chunk, rows: bytes, caps: Caps | None, now_ms: int) -> Shipped:
+        """The whole chunk, decided and ready to be sent without Python. Raises `kernel.errors.Unavailable` when no
+        credential can be had right now: the chunk waits."""
+
+    async def renew_shipped(self, shipped: Shipped, transports: Sequence[str]) -> None:
+        """These providers say that their token has expired: `Shipment.renew` with a fresh one, or with None."""
+
 
 class Channel(Protocol):
     """The door of a channel room to this floor."""
@@ -49,8 +71,12 @@ class Channel(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def recipients(self, kernel: Kernel, connection: Connection, send: Send) -> Targets:
+    async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
         """Write (shard smallint, recipient uuid) of everybody the send is for into the temporary table `plan_targets`
-        of this connection; each recipient once."""
+        of this connection; each recipient once, as of one instant.
+
+        Whoever has many calls `ready` when all recipients of some shards stand there: they become chunks, and the table
+        is empty afterwards. What stands there at the end needs no call.
+        """
 
     async def open(self, kernel: Kernel, send: Send) -> Sending: ...

@@ -1,5 +1,9 @@
 """One chunk on its way: fetch, decide, build, hand to the lanes, record.
 
+A chunk flies in one of two ways. As a shipment the library does all of it, and what is seen here are batches of
+outcomes; that needs a channel that can say its requests in advance, and native lanes. Else the channel builds calls and
+reads replies, and there is an object for each recipient.
+
 A flight begins with a claim under an epoch and ends in one of three ways: every recipient has an outcome and the chunk
 is closed; the rest goes back into the queue (a credential is away, the lane's circuit is open, the worker drains); or
 the shard is lost, and then nothing more is written.
@@ -10,19 +14,19 @@ records them as `unknown`.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
 import msgspec
 
-from sendora._core import Caps, Decided
+from sendora._core import Caps, Decided, OutcomeBatch
 from sendora.delivery import failpoint, retry, store
 from sendora.delivery.caps import CapsBook
 from sendora.delivery.channel import Sending
 from sendora.delivery.fair import Window
-from sendora.delivery.lanes import Lanes
-from sendora.delivery.ledger import Ledger, ShardLost, make_partition
+from sendora.delivery.lanes import Lanes, NativeLanes
+from sendora.delivery.ledger import Ledger, ShardLost, batched, make_partition
 from sendora.delivery.phases import Call, Chunk, Class, Outcome, Reply, Send
 from sendora.delivery.shards import Shards
 from sendora.kernel.clock import from_millis, millis
@@ -76,13 +80,17 @@ class Flight:
         self._desk = desk
         self._epoch = epoch
         self._window = desk.windows[claim.chunk.class_]
-        self._admitted: set[int] = set()
+        self._places = 0
+        """In the window: admitted and not recorded."""
         self._marked = claim.chunk.started
         self._left: set[int] = set(range(claim.chunk.size))
         self._lost: set[int] = set()
         """Positions that a former owner may have sent."""
         self._calls: dict[int, Call] = {}
         self._rebuilding = asyncio.Lock()
+        self._left_behind = 0
+        """Of a shipment: recipients without an outcome."""
+        self._renewal: asyncio.Future[None] | None = None
         self._written: asyncio.Future[None] | None = None
         self._refused: BaseException | None = None
         """Why outcomes could not be recorded: their recipients have none, so the chunk is not done."""
@@ -106,36 +114,38 @@ class Flight:
                 await self._put_back(BLAME_S[min(self.claims, len(BLAME_S)) - 1], blame=True)
         finally:
             # Whatever was admitted and has no outcome here will be found by the mark.
-            self._window.give(len(self._admitted))
-            self._admitted.clear()
+            self._window.give(self._places)
+            self._places = 0
 
     # -- the gate
 
-    async def admit(self, positions: Sequence[int]) -> int:
+    async def admit(self, want: int, mark: Callable[[int], int]) -> int:
         if not self.open():
             return 0
-        granted = await self._window.take(self.chunk.org, len(positions))
-        self._admitted.update(positions[:granted])
+        granted = await self._window.take(self.chunk.org, want)
+        self._places += granted
         if not self.open():
-            return self._withdraw(positions[:granted])
-        upto = positions[granted - 1] + 1
+            return self._withdraw(granted)
+        upto = mark(granted)
         failpoint.hit("dispatch.before_mark")
         if upto > self._marked:
             try:
                 await self._desk.ledger.mark(self.chunk, self._epoch, upto)
             except ShardLost:
-                return self._withdraw(positions[:granted])
+                return self._withdraw(granted)
             self._marked = upto
         failpoint.hit("dispatch.after_mark")
         return granted
 
-    def open(self) -> bool:
+    def open_s(self) -> float:
         """Also the send's time is asked for before each request: a chunk may have waited for its lane (F-V2)."""
-        return (
-            not self._desk.draining.is_set()
-            and self._desk.shards.is_mine(self.chunk.shard, self._epoch)
-            and self._desk.kernel.clock.now() < self._send.expires_at
-        )
+        if self._desk.draining.is_set():
+            return 0.0
+        left = (self._send.expires_at - self._desk.kernel.clock.now()).total_seconds()
+        return max(min(self._desk.shards.mine_for_s(self.chunk.shard, self._epoch), left), 0.0)
+
+    def open(self) -> bool:
+        return self.open_s() > 0.0
 
     async def again(self, call: Call, reply: Reply) -> Call | None:
         """Built anew once for all calls of the chunk on this lane. Those of other lanes stay as they are: whether their
@@ -150,7 +160,7 @@ class Flight:
             return self._calls.get(call.position)
 
     def done(self, outcomes: Sequence[Outcome]) -> None:
-        self._record(outcomes)
+        self._record(outcomes, places=len(outcomes))
 
     # -- the way
 
@@ -163,6 +173,10 @@ class Flight:
             await self._put_back(AWAY_S, blame=False)
             return
         self._send, self._sending = opened
+        lanes = self._desk.lanes
+        if isinstance(lanes, NativeLanes) and self._sending.ships:
+            await self._ship(lanes)
+            return
         await self._fetch()
         if not self._left:  # Everybody had an outcome; only the closing was lost.
             self._record([])
@@ -180,6 +194,54 @@ class Flight:
             rest = [self._desk.lanes.held_s(call.lane) for call in calls if call.position in self._left]
             await self._put_back(min(rest, default=0.0), blame=False)
 
+    # -- as a shipment
+
+    async def _ship(self, lanes: NativeLanes) -> None:
+        async with self._desk.fetching, self._desk.kernel.db.acquire() as connection:
+            rows = await self._sending.rows(connection, self.chunk)
+        caps = await self._caps()
+        now_ms = millis(self._desk.kernel.clock.now())
+        self._shipped = await self._sending.ship(lanes.core, self.chunk, rows, caps, now_ms)
+        shipment = self._shipped.shipment
+        # Those who are not sent to; and when everybody had an outcome, only the closing was lost.
+        if not self._take():
+            return
+        if (held_s := shipment.held_s()) is None:
+            await lanes.carry(shipment, self.chunk, self, self._landed)
+            held_s = shipment.held_s()
+        if self._left_behind:
+            await self._put_back(held_s or 0.0, blame=False)
+
+    def _landed(self) -> int:
+        failpoint.hit("dispatch.after_answer")
+        places = self._places
+        self._take()
+        return places - self._places
+
+    def _take(self) -> int:
+        """Hand over what has gathered; how many recipients have no outcome yet."""
+        outcomes, places, renewing, left, halted = self._shipped.shipment.take()
+        self._left_behind = left
+        for lane, reason in halted:
+            self._desk.kernel.log.error("dispatch.halted", send=str(self.chunk.send), lane=lane, reason=reason)
+        if renewing and self._renewal is None:
+            self._renewal = asyncio.ensure_future(self._renew(renewing))
+        if len(outcomes) or not left:
+            self._hand_over(outcomes, places, closed=not left)
+        return left
+
+    async def _renew(self, transports: Sequence[str]) -> None:
+        """Once for all of the chunk that have heard so by now; who hears it meanwhile is next."""
+        try:
+            await self._sending.renew_shipped(self._shipped, transports)
+        except Exception as error:
+            self._desk.kernel.log.error("dispatch.not_renewed", error=repr(error), send=str(self.chunk.send))
+            self._shipped.shipment.renew(transports, None)
+        finally:
+            self._renewal = None
+
+    # -- as calls
+
     async def _fetch(self) -> None:
         async with self._desk.fetching, self._desk.kernel.db.acquire() as connection:
             self._left -= await store.recorded(connection, self.chunk)
@@ -189,8 +251,7 @@ class Flight:
     async def _decide(self) -> list[Call]:
         """Record who is not sent to; the calls of the others, by position."""
         now_ms = millis(self._desk.kernel.clock.now())
-        capped = self._sending.capped
-        caps = await self._desk.caps.of(self.chunk.org, self.chunk.shard, self._epoch) if capped else None
+        caps = await self._caps()
         self._decided = await self._off_loop(now_ms, caps)
         self._rows = b""
         calls, refused = await self._sending.build(self._decided, self.chunk)
@@ -220,6 +281,11 @@ class Flight:
         self._calls = {call.position: call for call in calls}
         return calls
 
+    async def _caps(self) -> Caps | None:
+        if not self._sending.capped:
+            return None
+        return await self._desk.caps.of(self.chunk.org, self.chunk.shard, self._epoch)
+
     async def _off_loop(self, now_ms: int, caps: Caps | None) -> Decided:
         if len(self._rows) < INLINE_BYTES:
             return self._sending.decide(self._rows, caps, now_ms)
@@ -238,22 +304,23 @@ class Flight:
         )
         return [call for call in calls if call.position not in self._lost]
 
-    def _record(self, outcomes: Sequence[Outcome], *, sent: bool = True) -> None:
+    def _record(self, outcomes: Sequence[Outcome], *, sent: bool = True, places: int = 0) -> None:
         """Settle and hand over; the chunk closes with its last outcome."""
         settled = []
         for outcome in outcomes:
             if outcome.position in self._left:
                 self._left.discard(outcome.position)
                 settled.append(self._settle(outcome, sent))
-        if not settled and self._left:
-            return
-        given = self._admitted.intersection(outcome.position for outcome in settled)
-        self._admitted -= given
-        self._count(settled)
-        self._written = self._desk.ledger.record(self.chunk, self._epoch, settled, closed=not self._left)
+        if settled or not self._left:
+            self._hand_over(batched(self.chunk, settled), places, closed=not self._left)
+
+    def _hand_over(self, outcomes: OutcomeBatch, places: int, *, closed: bool) -> None:
+        self._places -= places
+        self._count(outcomes, closed=closed)
+        self._written = self._desk.ledger.record(self.chunk, self._epoch, outcomes, closed=closed)
         self._written.add_done_callback(self._wrote)
-        if given:
-            self._written.add_done_callback(lambda _: self._window.give(len(given)))
+        if places:
+            self._written.add_done_callback(lambda _: self._window.give(places))
 
     def _wrote(self, written: asyncio.Future[None]) -> None:
         error = None if written.cancelled() else written.exception()
@@ -274,9 +341,9 @@ class Flight:
             sent=sent,
         )
 
-    def _withdraw(self, positions: Sequence[int]) -> int:
-        self._admitted.difference_update(positions)
-        self._window.give(len(positions))
+    def _withdraw(self, places: int) -> int:
+        self._places -= places
+        self._window.give(places)
         return 0
 
     async def _put_back(self, wait_s: float, *, blame: bool) -> None:
@@ -299,15 +366,15 @@ class Flight:
         desk.kernel.metrics.count("dispatch_chunks", result="parked")
         desk.kernel.log.error("chunk.parked", send=str(self.chunk.send), shard=self.chunk.shard, seq=self.chunk.seq)
 
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
+    def _count(self, outcomes: OutcomeBatch, *, closed: bool) -> None:
         metrics = self._desk.kernel.metrics
         counted: dict[tuple[str, str], int] = {}
-        for outcome in outcomes:
-            key = outcome.state, outcome.reason or ""
-            counted[key] = counted.get(key, 0) + 1
-        for (state, reason), n in counted.items():
-            metrics.count("dispatch_outcomes", n, channel=self._send.channel, state=state, reason=_label(reason))
-        if not self._left:
+        for state, reason, n in outcomes.counts():
+            key = state, _label(reason)
+            counted[key] = counted.get(key, 0) + n
+        for (state, label), n in counted.items():
+            metrics.count("dispatch_outcomes", n, channel=self._send.channel, state=state, reason=label)
+        if closed:
             metrics.count("dispatch_chunks", result="closed")
 
 

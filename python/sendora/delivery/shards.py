@@ -105,6 +105,11 @@ class Shards:
         held = self._held.get(shard)
         return held is not None and held.epoch == epoch and self._clock() < held.deadline
 
+    def mine_for_s(self, shard: int, epoch: int) -> float:
+        """For how many seconds from now on it is held under this epoch."""
+        held = self._held.get(shard)
+        return max(held.deadline - self._clock(), 0.0) if held is not None and held.epoch == epoch else 0.0
+
     def serving(self) -> list[int]:
         """The shards from which new chunks may be taken."""
         now = self._clock()

@@ -244,6 +244,17 @@ class Dispatch(Section, frozen=True, kw_only=True):
             description="HTTP/2 connections of a lane. APNs allows about 1,000 streams on each; more mostly adds TLS.",
         ),
     ] = 2
+    lanes: Annotated[
+        Literal["native", "plain"],
+        Meta(
+            description="`native`: HTTP/2 in the library. `plain`: httpx, for a hundred times the CPU; it also speaks "
+            "HTTP/1.1."
+        ),
+    ] = "native"
+    threads: Annotated[
+        int,
+        Meta(ge=1, le=32, description="Threads of the native lanes; one keeps some 50,000 requests a second going."),
+    ] = 1
 
 
 class Log(Section, frozen=True, kw_only=True):

@@ -74,9 +74,24 @@ BLOCKED: Final[tuple[_Network, ...]] = tuple(
         "fe80::/10",  # link-local
         "fec0::/10",  # site-local
         "ff00::/8",  # multicast
+        # Reserved: everything outside of 2000::/3.
+        *(
+            "::/8",
+            "100::/8",
+            "200::/7",
+            "400::/6",
+            "800::/5",
+            "1000::/4",
+            "4000::/3",
+            "6000::/3",
+            "8000::/3",
+            "a000::/3",
+        ),
+        *("c000::/3", "e000::/4", "f000::/5", "f800::/6", "fe00::/9"),
     )
 )
-"""Beside `is_global`, which lets several of these through (providers.md 7.3)."""
+"""Beside `is_global`, which lets several of these through (providers.md 7.3). The native lanes go by this list alone,
+so it has whatever `is_global` and its like refuse."""
 
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -98,7 +113,7 @@ class Outbound:
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings.outbound
         self._metrics = metrics
-        self._exempt = frozenset(_exempt(self._settings.allow))
+        self._exempt = frozenset(exempt(self._settings.allow))
         self._clients: WeakSet[httpx.AsyncClient] = WeakSet()
 
     async def close(self) -> None:
@@ -284,7 +299,7 @@ def _check_host(host: str) -> None:
         raise BlockedAddress("a local name")
 
 
-def _exempt(allow: Iterable[str]) -> Iterable[tuple[str, int]]:
+def exempt(allow: Iterable[str]) -> Iterable[tuple[str, int]]:
     """`host:port` or origins, as (host, port)."""
     for entry in allow:
         url = httpx.URL(entry if "://" in entry else f"https://{entry}")

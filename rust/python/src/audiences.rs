@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use sendora_core::rules;
 
-use crate::{broken, refused};
+use crate::{broken, id, refused};
 
 #[pyclass(frozen)]
 pub struct Rule(Arc<rules::Rule>);
@@ -72,6 +73,15 @@ impl Evaluation {
         Ok(PyBytes::new(py, &members))
     }
 
+    fn page(&self, py: Python<'_>, offset: usize, size: usize) -> PyResult<Vec<String>> {
+        py.detach(|| Ok(self.inner().page(offset, size)?.into_iter().map(str::to_owned).collect())).map_err(broken)
+    }
+
+    fn split(&self, py: Python<'_>, project: &[u8]) -> PyResult<Split> {
+        let project = id("project", project)?;
+        py.detach(|| self.inner().split(&project).map(Split::new)).map_err(broken)
+    }
+
     fn contains(&self, py: Python<'_>, external_id: &str) -> PyResult<bool> {
         py.detach(|| self.inner().contains(external_id)).map_err(broken)
     }
@@ -79,5 +89,29 @@ impl Evaluation {
     fn explain<'py>(&self, py: Python<'py>, external_id: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let explained = py.detach(|| self.inner().explain(external_id)).map_err(broken)?;
         Ok(explained.map(|json| PyBytes::new(py, json.as_bytes())))
+    }
+}
+
+#[pyclass(frozen)]
+pub struct Split {
+    count: usize,
+    shards: Vec<Vec<u8>>,
+}
+
+impl Split {
+    pub fn new(split: rules::Split) -> Self {
+        Self { count: split.count(), shards: split.finish() }
+    }
+}
+
+#[pymethods]
+impl Split {
+    fn __len__(&self) -> usize {
+        self.count
+    }
+
+    fn of<'py>(&self, py: Python<'py>, shard: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let names = self.shards.get(shard).ok_or_else(|| PyIndexError::new_err("no such shard"))?;
+        Ok(PyBytes::new(py, names))
     }
 }

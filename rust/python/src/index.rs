@@ -9,7 +9,7 @@ use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyDict};
 use sendora_core::index;
 
-use crate::audiences::Rule;
+use crate::audiences::{Rule, Split};
 use crate::{broken, id, refused};
 
 /// Whoever asks holds the lock for the microseconds of binding a rule, whoever updates for one frame of the log or one
@@ -220,6 +220,12 @@ impl Answer {
 
     fn members<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &py.detach(|| self.0.members()))
+    }
+
+    #[pyo3(signature = (project, decided=None))]
+    fn split(&self, py: Python<'_>, project: &[u8], decided: Option<Vec<PyBackedStr>>) -> PyResult<Split> {
+        let project = id("project", project)?;
+        Ok(py.detach(|| Split::new(self.0.split(&project, decided.iter().flatten().map(|name| &**name)))))
     }
 
     fn candidates<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {

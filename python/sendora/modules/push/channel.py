@@ -8,6 +8,7 @@ words and the decision are the library's, the requests are built by apns, fcm an
 import asyncio
 import random
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,8 +18,8 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from sendora import _core
-from sendora.delivery.channel import Connection
-from sendora.delivery.phases import BLOCKED, Call, Chunk, Outcome, Reply, Send, Targets
+from sendora.delivery.channel import Connection, Ready, Shipped
+from sendora.delivery.phases import BLOCKED, SHARDS, Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.delivery.retry import retry_after_s, wait_s
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
@@ -27,7 +28,7 @@ from sendora.kernel.life import Kernel
 from sendora.kernel.vault import SealBroken
 from sendora.kernel.wire import encode
 from sendora.modules import audiences
-from sendora.modules.push import apns, credentials, fcm, webpush
+from sendora.modules.push import apns, credentials, fcm, webpush, wire
 from sendora.modules.push.compose import NO_TEMPLATE, Composed, bypasses, compose, note
 from sendora.modules.push.grants import Grants
 from sendora.modules.push.halts import Halts
@@ -45,6 +46,7 @@ from sendora.modules.push.parts import (
     Posted,
     Transport,
     Verdict,
+    provider_of,
 )
 from sendora.modules.push.personal import Personal
 from sendora.modules.push.store import content as content_store
@@ -79,15 +81,18 @@ class PushChannel:
 
     name = NAME
 
-    async def recipients(self, kernel: Kernel, connection: Connection, send: Send) -> Targets:
-        """B093: users and raw tokens as they were named, an audience as it is now (B075)."""
+    async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
+        """B093: users and raw tokens as they were named, an audience as it is now (B075), shard by shard."""
         target = msgspec.convert(send.target, Target)
         if target.audience_id is not None:
-            members = await audiences.members(kernel, connection, send.org, AudienceId(target.audience_id))
-            try:
-                unreachable = await targets.plan_members(connection, send.org, send.project)
-            finally:
-                await audiences.drop_members(connection)
+            members = await audiences.members(kernel, send.org, AudienceId(target.audience_id))
+            unreachable = 0
+            async with targets.slices(kernel, send.org, send.project) as slices:
+                for shard in range(SHARDS):
+                    named = members.of(shard)
+                    if named is not None:
+                        unreachable += await slices.plan(connection, shard, named)
+                        await ready()
             return Targets(unreachable=unreachable, as_of=members.as_of, complete=True)
         if target.tokens is not None:
             unreachable = await targets.plan_tokens(connection, send.org, send.project, target.tokens)
@@ -144,6 +149,7 @@ class PushSending:
         self._credentials: dict[Transport, Credential | None] = {}
         self._process = process(kernel)
         self._personal = Personal(composed.parts)
+        self._compiled: tuple[dict[Transport, str | None], _core.Wire] | None = None
 
     @property
     def capped(self) -> bool:
@@ -193,6 +199,7 @@ class PushSending:
             state="accepted" if verdict.state == "accepted" else "rejected",
             reason=verdict.reason,
             variant=posted.variant,
+            provider=provider_of(call.lane),
             provider_id=verdict.provider_id,
         )
 
@@ -204,6 +211,66 @@ class PushSending:
         if not READERS[posted.transport](reply.status, reply.headers, reply.body).renews:
             return False
         return await self._process.grants.token(credential, refused=posted.grant) != posted.grant
+
+    # -- as a shipment
+
+    @property
+    def ships(self) -> bool:
+        return len(self._personal.button_texts) <= wire.OPTIONAL_MAX
+
+    async def ship(
+        self, lanes: _core.Lanes, chunk: Chunk, rows: bytes, caps: _core.Caps | None, now_ms: int
+    ) -> Shipped:
+        tokens = await self._tokens(wire.TRANSPORTS)
+        send = self._send
+        expires_ms = -int(-send.expires_at.timestamp() * 1_000 // 1)
+        shipment = await asyncio.to_thread(
+            _core.Shipment,
+            lanes,
+            self._note,
+            self._wire(tokens),
+            rows,
+            caps,
+            (chunk.org.bytes, send.id.bytes, chunk.shard, chunk.seq, chunk.attempt, chunk.started, chunk.repeated),
+            (send.delivery == "at_most_once", millis(planned_at(send)), expires_ms),
+            chunk.class_,
+            now_ms,
+        )
+        return Shipped(shipment, tokens)
+
+    async def renew_shipped(self, shipped: Shipped, transports: Sequence[str]) -> None:
+        fresh: dict[Transport, str | None] = dict(shipped.tokens)
+        for transport in wire.TRANSPORTS:
+            credential = self._credentials.get(transport)
+            if transport in transports and credential is not None:
+                with suppress(Unavailable):  # Then the refusals stand, and are tried later.
+                    fresh[transport] = await self._process.grants.token(credential, refused=fresh.get(transport))
+        renewed = [one for one in wire.TRANSPORTS if one in transports and fresh.get(one) != shipped.tokens.get(one)]
+        shipped.tokens = fresh
+        if renewed:
+            shipped.shipment.renew(renewed, self._wire(fresh))
+        if len(renewed) < len(transports):
+            shipped.shipment.renew([transport for transport in transports if transport not in renewed], None)
+
+    def _wire(self, tokens: dict[Transport, str | None]) -> _core.Wire:
+        """Compiled once for as long as the provider tokens stay the same."""
+        if self._compiled is None or self._compiled[0] != tokens:
+            vapid = self._credentials.get("webpush")
+            prover = self._process.prover(vapid) if vapid is not None else None
+            spec = wire.spec(
+                self._composed,
+                credentials=self._credentials,
+                tokens=tokens,
+                proofs={},
+                urls=self._kernel.settings.push,
+                halted=lambda lane: None,  # The library remembers by itself who was refused.
+            )
+            if spec is None:
+                raise ValueError("this send does not ship")
+            self._compiled = tokens, _core.Wire(spec, prover)
+        return self._compiled[1]
+
+    # -- as calls
 
     async def _tokens(self, transports: Collection[Transport]) -> dict[Transport, str | None]:
         """The provider tokens that can be had right now. When none can the chunk waits as it is (Unavailable); where
@@ -286,8 +353,7 @@ class PushSending:
                 body = apns.payload(parts, address)
                 if len(body) > apns.PAYLOAD_MAX:
                     return TOO_LARGE
-                url = urls.apns_sandbox_url if environment == "sandbox" else urls.apns_production_url
-                lane = f"apns:{id_}:{environment}"
+                url, lane = apns.url(urls, environment), apns.lane(id_, environment)
                 if halted := self._process.halts.reason(self._send.id, lane):
                     return halted
                 return apns.build(parts, address, secret, url=url, lane=lane, bearer=token, now_s=now_s, body=body)
@@ -295,7 +361,7 @@ class PushSending:
                 built = fcm.message(parts, address)
                 if fcm.size(built) > fcm.PAYLOAD_MAX:
                     return TOO_LARGE
-                lane = f"fcm:{id_}"
+                lane = fcm.lane(id_)
                 if halted := self._process.halts.reason(self._send.id, lane):
                     return halted
                 return fcm.build(
@@ -364,6 +430,7 @@ class PushSending:
             state="deferred",
             reason=reason,
             variant=posted.variant,
+            provider=provider_of(posted.lane),
             provider_id=provider_id,
             due_at=from_millis(now_ms + int(wait * 1_000)),
             counted=counted,
@@ -386,6 +453,18 @@ class Process:
         self._kernel_clock = kernel.clock
         self._subject = subject(kernel.settings.http.base_url)
         self._proofs: dict[tuple[UUID, str], tuple[str, int]] = {}
+        self._provers: dict[UUID, _core.Prover] = {}
+
+    def prover(self, credential: Credential) -> _core.Prover | None:
+        """The same for shipments: it keeps its tokens itself."""
+        if not isinstance(credential.secret, Vapid):
+            return None
+        found = self._provers.get(credential.id)
+        if found is None:
+            if len(self._provers) >= PROOFS_MAX:
+                self._provers.clear()
+            found = self._provers[credential.id] = wire.prover(credential.secret, self._subject)
+        return found
 
     def proof(self, credential: Credential, origin: str) -> str:
         """A VAPID token; it may be shared by all requests to an origin until half of its life is over."""

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::{LeafKind, Node, Observed, ProfileLeaf, Rule, Seen, Where, explain};
+use super::{LeafKind, Node, Observed, ProfileLeaf, Rule, Seen, Split, Where, explain};
 use crate::json::Raw;
 use crate::pgcopy::{Reader, Row, Writer};
-use crate::{Broken, rules::NODES_MAX};
+use crate::{Broken, Id, rules::NODES_MAX};
 
 const EVENT_COLUMNS: usize = 4;
 const PROFILE_COLUMNS: usize = 4;
@@ -90,6 +90,21 @@ impl Evaluation {
 
     /// A COPY of external ids, sorted.
     pub fn members(&self) -> Result<Vec<u8>, Broken> {
+        let members = self.sorted()?;
+        let mut writer = Writer::with_capacity(members.iter().map(|name| name.len() + 6).sum());
+        for name in members {
+            writer.row(1);
+            writer.bytes(name.as_bytes());
+        }
+        Ok(writer.finish())
+    }
+
+    /// A page of the sorted external ids.
+    pub fn page(&self, offset: usize, size: usize) -> Result<Vec<&str>, Broken> {
+        Ok(self.sorted()?.into_iter().skip(offset).take(size).collect())
+    }
+
+    fn sorted(&self) -> Result<Vec<&str>, Broken> {
         let state = self.finished()?;
         let mut members: Vec<(u128, &str)> = (0..state.people.len())
             .filter(|&person| state.holds(person))
@@ -99,12 +114,17 @@ impl Evaluation {
             })
             .collect();
         members.sort_unstable();
-        let mut writer = Writer::with_capacity(members.iter().map(|(_, name)| name.len() + 6).sum());
-        for (_, name) in members {
-            writer.row(1);
-            writer.bytes(name.as_bytes());
+        Ok(members.into_iter().map(|(_, name)| name).collect())
+    }
+
+    /// Who holds, cut by shard.
+    pub fn split(&self, project: &Id) -> Result<Split, Broken> {
+        let state = self.finished()?;
+        let mut split = Split::new();
+        for person in (0..state.people.len()).filter(|&person| state.holds(person)) {
+            split.push(project, state.people.name(person));
         }
-        Ok(writer.finish())
+        Ok(split)
     }
 
     pub fn contains(&self, external_id: &str) -> Result<bool, Broken> {

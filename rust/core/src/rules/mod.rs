@@ -15,11 +15,13 @@
 mod compile;
 mod evaluate;
 mod explain;
+mod split;
 mod test;
 
 pub use evaluate::Evaluation;
 pub(crate) use evaluate::{find, prefix};
 pub(crate) use explain::{Observed, Seen, explain};
+pub use split::Split;
 pub(crate) use test::Test;
 
 use crate::time::{DAY_MS, SECOND_MS};

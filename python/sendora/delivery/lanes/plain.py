@@ -1,17 +1,9 @@
-"""The seam to providers: a whole decided chunk crosses it, and outcomes come back.
+"""The plain lanes: one task for each request over httpx, a few connections for each lane.
 
-A lane is (provider credential, environment), or the origin of a Web Push endpoint; its name comes with each call.
-Lanes own connections and know nothing of chunks' history, leases or the ledger: before bytes leave they ask the
-`Gate`, and it says how many recipients may go and whether the lease still lasts.
-
-`PlainLanes` is the plain implementation over httpx. What it reports errs to one side only: `unsent` is proved (the
-connection never stood, or the request was never handed to it); anything that broke later is `unknown`, because bytes
-may have left (reliability.md 2.1). httpcore itself repeats a request that a GOAWAY's last stream id proves unread; a
-REFUSED_STREAM looks like any other reset to it and is `unknown` here.
-
-A lane promises places before the gate is asked: at most twice as many as it may have on the wire. So a provider that is
-slow, silent, or that answers one request at a time holds a small part of the worker's window, and not what the
-lanes of others could use.
+What is reported errs to one side only: `unsent` is proved (the connection never stood, or the request was never handed
+to it); anything that broke later is `unknown`, because bytes may have left (reliability.md 2.1). httpcore itself
+repeats a request that a GOAWAY's last stream id proves unread; a REFUSED_STREAM looks like any other reset to it and is
+`unknown` here. It also carries HTTP/1.1, which the native lanes do not.
 """
 
 import asyncio
@@ -19,14 +11,27 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
 import msgspec
 
 from sendora.delivery import failpoint
 from sendora.delivery.fair import Window
-from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Outcome, Reply
+from sendora.delivery.lanes.seam import (
+    ANSWER_S,
+    BREAKER_FAILURES,
+    BREAKER_S,
+    CONNECT_S,
+    IDLE_S,
+    LANES_MAX,
+    PROMISED,
+    SLICE,
+    UNAUTHORIZED,
+    Gate,
+    provider,
+)
+from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Reply
 from sendora.kernel.clock import millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.outbound import BlockedAddress, read_body
@@ -37,68 +42,19 @@ if TYPE_CHECKING:
     from sendora.delivery.channel import Sending
     from sendora.kernel.life import Kernel
 
-SLICE: Final = 256
-"""Recipients that one move of the mark covers at most: a chunk starts before the window has room for all of it."""
-
-PROMISED: Final = 2
-"""Calls that may be admitted for a lane, in calls that may be on it: while some are on the wire the next are marked."""
-
 STREAMS: Final = 100
 """Requests at a time on one connection: httpcore's own ceiling, below what providers announce."""
 
-CONNECT_S: Final = 5.0
-ANSWER_S: Final = 10.0
-"""A provider that is silent for so long has an `unknown` call (F-V6)."""
-
 CALL_S: Final = 12.0
 """From the first byte to the last, whatever drips in between; within the time that a draining process has."""
-
-BREAKER_FAILURES: Final = 10
-"""Calls in a row without any answer; a few are one bad token or one lost connection."""
-
-BREAKER_S: Final = 5.0
-"""How long a lane that does not answer is left alone; then one request tries it."""
-
-LANES_MAX: Final = 256
-"""Web Push has as many origins as browsers have vendors; clients can make up more."""
 
 WEB_PUSH: Final = "webpush"
 """Lanes of this provider are one origin each: they share a client, whose pool holds a connection for each origin and
 closes idle ones."""
 
-IDLE_S: Final = 300.0
-"""A lane that nobody used in so long gives its connections back."""
-
-
-class Gate(Protocol):
-    """What a lane asks of whoever owns the chunk, and where its outcomes go."""
-
-    async def admit(self, positions: Sequence[int]) -> int:
-        """Wait until some of these, counted from the first, may leave: there is room in the window and the mark is past
-        them. 0: none any more, the worker drains or has lost the shard."""
-
-    def open(self) -> bool:
-        """Asked right before each request: the lease lasts, and the worker does not drain."""
-
-    async def again(self, call: Call, reply: Reply) -> Call | None:
-        """The same call under a fresh credential, when the answer says that the old one has expired."""
-
-    def done(self, outcomes: Sequence[Outcome]) -> None: ...
-
-
-class Lanes(Protocol):
-    def held_s(self, lane: str) -> float:
-        """Seconds for which the lane is not tried, 0 when it is open."""
-
-    async def run(self, sending: "Sending", calls: Sequence[Call], chunk: Chunk, gate: Gate) -> None:
-        """Send the calls, in order of position, as far as the gate lets them; returns when each that left has its
-        outcome."""
-
-    async def close(self) -> None: ...
-
 
 class PlainLanes:
-    """Lanes over httpx: one task for each request, a few connections for each lane."""
+    """Lanes over httpx."""
 
     def __init__(self, kernel: "Kernel", clock: Callable[[], float] = time.monotonic) -> None:
         self._kernel = kernel
@@ -120,7 +76,7 @@ class PlainLanes:
                 places = await self._promised(calls[done : done + SLICE], chunk)
                 admitted = 0
                 try:
-                    admitted = await gate.admit([call.position for call in calls[done : done + len(places)]])
+                    admitted = await gate.admit(len(places), _marks(calls, done))
                 finally:
                     for place in places[admitted:]:
                         place.give()
@@ -180,7 +136,7 @@ class PlainLanes:
     async def _one(self, sending: "Sending", call: Call, chunk: Chunk, gate: Gate, failed: list[Exception]) -> None:
         reply = await self._send(call, chunk.class_, gate)
         try:
-            if reply.status in _UNAUTHORIZED:
+            if reply.status in UNAUTHORIZED:
                 with suppress(Unavailable):  # Then the refusal stands, and the channel defers it.
                     fresh = await gate.again(call, reply)
                     if fresh is not None:
@@ -204,9 +160,9 @@ class PlainLanes:
             started = self._clock()
             reply = await _exchange(lane, call)
             lane.learn(reply, self._clock())
-        provider = _provider(call.lane)
-        self._kernel.metrics.count("lane_requests", provider=provider, status=reply.status)
-        self._kernel.metrics.observe("lane_seconds", self._clock() - started, provider=provider)
+        asked = provider(call.lane)
+        self._kernel.metrics.count("lane_requests", provider=asked, status=reply.status)
+        self._kernel.metrics.observe("lane_seconds", self._clock() - started, provider=asked)
         return reply
 
     async def _lane(self, name: str) -> "_Lane | None":
@@ -218,7 +174,7 @@ class PlainLanes:
                 return None
             lane = self._lanes.get(name)  # Somebody else may have made it while room was made.
         if lane is None:
-            if _provider(name) == WEB_PUSH:
+            if provider(name) == WEB_PUSH:
                 self._web = self._web or self._kernel.outbound.client()
                 lane = _Lane(None, [_Connection(self._web)], 1, now)
             else:
@@ -237,7 +193,8 @@ class PlainLanes:
             await lane.close()
 
 
-_UNAUTHORIZED: Final = frozenset({401, 403})
+def _marks(calls: Sequence[Call], done: int) -> Callable[[int], int]:
+    return lambda n: calls[done + n - 1].position + 1
 
 
 class _Lane:
@@ -404,8 +361,3 @@ _TIMEOUT: Final = httpx.Timeout(ANSWER_S, connect=CONNECT_S, pool=CONNECT_S)
 async def _trace(event: str, info: dict[str, Any]) -> None:
     if event.endswith("send_request_body.complete"):
         failpoint.hit("dispatch.after_write")
-
-
-def _provider(lane: str) -> str:
-    """A label with few values: what stands before the colon of a lane's name."""
-    return lane.partition(":")[0]
