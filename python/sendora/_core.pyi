@@ -134,9 +134,10 @@ class Evaluation:
     profiles (pgcopy stream): external_id text, email text, traits jsonb, lifecycle text.
     A person is in the answer when a profile row was fed and the rule holds. Memory: a few counters per person and leaf.
     Asking before a stream has ended is a ValueError: half a stream would make a smaller audience.
+    `explained` keeps what `explain` needs (every counted event), for the rows of one person.
     """
 
-    def __init__(self, rule: Rule, now_ms: int) -> None: ...
+    def __init__(self, rule: Rule, now_ms: int, *, explained: bool = False) -> None: ...
     def feed_events(self, chunk: bytes) -> None: ...
     def feed_profiles(self, chunk: bytes) -> None: ...
     def count(self) -> int: ...
@@ -147,6 +148,94 @@ class Evaluation:
     def split(self, project: bytes) -> Split:
         """The same people by shard of the dispatch cluster."""
     def contains(self, external_id: str) -> bool: ...
+    def explain(self, external_id: str) -> bytes | None:
+        """JSON as of `Index.explain`; None for somebody who has no profile row, or without `explained`."""
+
+@final
+class Index:
+    """The columnar audience index of one project, or of one part of it by user (design 5). Thread-safe; whoever asks
+    waits for one frame or one piece of a stream at most, and never makes an update wait for an evaluation.
+
+    Filled from Postgres (`load_people`, `load_events`, `load_days`, in this order when there are parts; each a pgcopy
+    stream in any cut; then `loaded`), from a snapshot (`open`), or from nothing; kept by the log (`apply`).
+    A leaf that the index cannot answer is *not here*: a column of more than 64k values, a counted stream that is not
+    filled, seconds of a window that are not kept. Then `ask` gives members for certain, and candidates whom Postgres
+    must decide: `Evaluation` over those people's rows.
+    """
+
+    def __init__(self, part: int = 0, parts: int = 1) -> None:
+        """Part: xxh64(external_id, seed 0) mod `parts`."""
+    @staticmethod
+    def open(path: str) -> Index:
+        """Read a snapshot; OSError, or ValueError for a file that is damaged or of another version."""
+    def save(self, path: str) -> None:
+        """Write a snapshot (beside, synced, renamed) of the state as of the call."""
+    def load_people(self, chunk: bytes) -> None:
+        """external_id text, email text, traits jsonb, lifecycle text, merged_into text: every row of profiles."""
+    def load_events(self, chunk: bytes) -> None:
+        """person text (as stored, not followed), event_type text, occurred_at timestamptz, properties jsonb (unread,
+        NULL will do)."""
+    def load_days(self, chunk: bytes) -> None:
+        """person text, event_type text, day date, count int4, first timestamptz, last timestamptz; only of days whose
+        events are not loaded."""
+    def loaded(self, position: int, people: int | None = None) -> None:
+        """The streams ended (else ValueError) and are what the stores held: events at `position` of the log, profiles
+        at `people` (the same, if it is None)."""
+    def apply(
+        self, project: bytes, frames: Sequence[bytes], positions: Sequence[int], skips: Sequence[Sequence[int]]
+    ) -> None:
+        """Frames of the log in order, of which this project's records are taken. `skips`: for each frame, sorted, the
+        ordinals of its events (of all projects, from 0) that the storer did not store (duplicate or bad). Frames at or
+        below `position` are passed over. ValueError when a frame is damaged; then none was applied."""
+    def erase(self, names: Sequence[str]) -> None:
+        """Forget people whose events were erased in Postgres, each under all names; take a new snapshot afterwards."""
+    part: int
+    parts: int
+    """As it was made, or as the snapshot says."""
+    position: int
+    """The log up to here is in."""
+    def __len__(self) -> int:
+        """People: profiles that nobody has taken over."""
+    def streams_wanted(self, rule: Rule) -> list[str]:
+        """Keys of counted streams that the rule asks for and nobody registered: JSON, {"event": .., "where": ..}."""
+    def register_stream(self, key: str) -> None:
+        """From here on the log is kept for it. ValueError when there are too many (256)."""
+    def unregister_stream(self, key: str) -> None:
+        """Also the way out of a load that failed."""
+    def load_stream(self, key: str, chunk: bytes) -> None:
+        """Its past, columns as `load_events` with properties: at least the events of the type (both spellings). One
+        stream is loaded at a time."""
+    def stream_loaded(self, key: str, position: int) -> None:
+        """What was loaded is what the store held at `position`; ValueError when that lies before the `position` that
+        the index had at the registration."""
+    def missing(self, rule: Rule, now_ms: int) -> list[str]:
+        """Paths of the leaves that are not here."""
+    def ask(self, rule: Rule, now_ms: int) -> Answer: ...
+    def preview(self, rule: Rule, now_ms: int) -> tuple[int, int, list[tuple[str, int | None, int]]]:
+        """(count, undecided, [(path, alone, remaining)]): for each leaf as written, how many people hold it whatever
+        the others say (None: not here), and how many are not ruled out by it and those before it."""
+    def explain(self, rule: Rule, external_id: str, now_ms: int) -> bytes | None:
+        """JSON {member, asOf, tree}; None for somebody who is no person here. A node has path, truth, and all, any or
+        not; a leaf has path, truth, condition, observed ({value} of a trait or lifecycle, {count} of a count operator,
+        {last} of the others, each within the leaf's window) and flipsAt, the instant at which time alone changes its
+        truth. A truth is null where a leaf is not here; then `Evaluation.explain` knows."""
+    def memory(self) -> dict[str, int]:
+        """Bytes of names, table, people, traits, events, streams."""
+
+@final
+class Answer:
+    """What one walk found; it holds on to the names as they were."""
+
+    count: int
+    """Members for certain."""
+    undecided: int
+    """Candidates."""
+    def members(self) -> bytes:
+        """pgcopy with one column, external_id text, sorted: those for certain."""
+    def split(self, project: bytes, decided: Sequence[str] | None = None) -> Split:
+        """Those for certain, and those of whom Postgres decided that they are, by shard of the dispatch cluster."""
+    def candidates(self) -> bytes:
+        """The same of those whom Postgres must decide; empty when no leaf is missing and nobody is torn."""
 
 @final
 class Split:

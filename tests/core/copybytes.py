@@ -59,12 +59,20 @@ class Ms(int):
     """A timestamptz in milliseconds."""
 
 
+class Int4(int):
+    """An int4."""
+
+
+class Date(int):
+    """A date in days since 1970."""
+
+
 class Json(str):
     """A jsonb."""
 
 
 def stream(given: Iterable[Sequence[Any]]) -> bytes:
-    """A COPY stream of str, UUID, bool, int (int2), `Ms`, `Json` and None."""
+    """A COPY stream of str, UUID, bool, int (int2), `Int4`, `Date`, `Ms`, `Json` and None."""
     out = [HEADER]
     for row in given:
         out.append(struct.pack(">h", len(row)))
@@ -82,6 +90,10 @@ def _field(value: Any) -> bytes | None:
             return bytes([value])
         case Ms():
             return struct.pack(">q", (value - 946_684_800_000) * 1000)
+        case Int4():
+            return struct.pack(">i", value)
+        case Date():
+            return struct.pack(">i", value - 10_957)
         case int():
             return struct.pack(">h", value)
         case Json():

@@ -66,15 +66,15 @@ def span_ms(text: str) -> int:
 
 
 def since(node: dict[str, Any]) -> int | None:
-    """C72: `occurred_in_last` looks at seconds, a count window of whole days from 3 on at UTC days."""
+    """C72: `occurred_in_last` looks at whole seconds, a count window of whole days from 3 on at UTC days."""
     if "in_last" in node["op"]:
-        return NOW_MS - span_ms(node["value"])
+        return (NOW_MS - span_ms(node["value"])) // 1000 * 1000
     if (window := node.get("window")) is None:
         return None
     if span_ms(window) % DAY_MS == 0 and span_ms(window) >= 3 * DAY_MS:
         today = datetime(NOW.year, NOW.month, NOW.day, tzinfo=UTC)
         return int((today - timedelta(days=span_ms(window) // DAY_MS - 1)).timestamp() * 1000)
-    return NOW_MS - span_ms(window)
+    return (NOW_MS - span_ms(window)) // 1000 * 1000
 
 
 def matches(where: dict[str, Any] | None, properties: dict[str, Any]) -> bool:

@@ -4,13 +4,14 @@
 //! Time is always an argument, in milliseconds since 1970 UTC. `rust/python` hands these functions to the services.
 //!
 //! In the order in which a message meets them: [`json`] and [`check`] judge what a client sent, [`record`] is what
-//! stands in the log, [`store`] and [`people`] turn the log into rows, [`rules`] decides who is in an audience,
-//! [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`providers`] writes its requests and
+//! stands in the log, [`store`] and [`people`] turn the log into rows, [`rules`] and [`index`] decide who is in
+//! an audience, [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`providers`] writes its requests and
 //! reads the answers, [`retry`] and [`outcome`] say what becomes of each recipient, [`shipment`] leads a chunk through
 //! all of that, [`lifecycle`] tells others how it ended, [`sign`] signs what goes to webhooks.
 
 pub mod bucket;
 pub mod check;
+pub mod index;
 pub mod json;
 pub mod lifecycle;
 pub mod outcome;

@@ -149,6 +149,12 @@ impl<'a> Row<'a> {
             .transpose()
     }
 
+    pub fn int(&self, field: usize) -> Result<Option<i32>, Broken> {
+        self.bytes(field)
+            .map(|bytes| bytes.try_into().map(i32::from_be_bytes).map_err(|_| Broken("an int4 has 4 bytes")))
+            .transpose()
+    }
+
     pub fn big(&self, field: usize) -> Result<Option<i64>, Broken> {
         self.bytes(field)
             .map(|bytes| bytes.try_into().map(i64::from_be_bytes).map_err(|_| Broken("an int8 has 8 bytes")))

@@ -12,6 +12,12 @@ use crate::{broken, id, refused};
 #[pyclass(frozen)]
 pub struct Rule(Arc<rules::Rule>);
 
+impl Rule {
+    pub(crate) fn inner(&self) -> &Arc<rules::Rule> {
+        &self.0
+    }
+}
+
 #[pymethods]
 impl Rule {
     #[new]
@@ -45,8 +51,9 @@ impl Evaluation {
 #[pymethods]
 impl Evaluation {
     #[new]
-    fn new(rule: &Rule, now_ms: i64) -> Self {
-        Self(Mutex::new(rules::Evaluation::new(Arc::clone(&rule.0), now_ms)))
+    #[pyo3(signature = (rule, now_ms, *, explained=false))]
+    fn new(rule: &Rule, now_ms: i64, explained: bool) -> Self {
+        Self(Mutex::new(rules::Evaluation::new(Arc::clone(&rule.0), now_ms, explained)))
     }
 
     fn feed_events(&self, py: Python<'_>, chunk: &[u8]) -> PyResult<()> {
@@ -77,6 +84,11 @@ impl Evaluation {
 
     fn contains(&self, py: Python<'_>, external_id: &str) -> PyResult<bool> {
         py.detach(|| self.inner().contains(external_id)).map_err(broken)
+    }
+
+    fn explain<'py>(&self, py: Python<'py>, external_id: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let explained = py.detach(|| self.inner().explain(external_id)).map_err(broken)?;
+        Ok(explained.map(|json| PyBytes::new(py, json.as_bytes())))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod audiences;
 mod events;
+mod index;
 mod lanes;
 mod lifecycle;
 mod sends;
@@ -85,6 +86,8 @@ mod _core {
     use super::audiences::{Evaluation, Rule, Split};
     #[pymodule_export]
     use super::events::{Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, profile_record};
+    #[pymodule_export]
+    use super::index::{Answer, Index};
     #[pymodule_export]
     use super::lanes::{LaneBatch, Lanes};
     #[pymodule_export]

@@ -5,7 +5,9 @@
 use serde_json::{Map, Value};
 
 use super::test::{Order, Scalar, Set, Test};
-use super::{Compare, EventLeaf, LEVELS_MAX, NODES_MAX, Node, ProfileLeaf, Rule, SYNONYMS, Since, Where};
+use super::{
+    Compare, EventLeaf, LEVELS_MAX, Leaf, LeafKind, NODES_MAX, Node, ProfileLeaf, Rule, SYNONYMS, Since, Where,
+};
 use crate::Refused;
 use crate::json::{self, Number};
 use crate::time::{DAY_MS, SECOND_MS};
@@ -28,8 +30,8 @@ impl Rule {
         let value: Value = serde_json::from_slice(rules).map_err(|error| Refused::new("", error.to_string()))?;
         let mut compiler = Compiler::default();
         let root = compiler.node(&value, "", 1)?;
-        let Compiler { profile_leaves, event_leaves, traits, properties, .. } = compiler;
-        Ok(Self { root, profile_leaves, event_leaves, traits, properties })
+        let Compiler { profile_leaves, event_leaves, traits, properties, leaves, .. } = compiler;
+        Ok(Self { root, profile_leaves, event_leaves, traits, properties, leaves })
     }
 }
 
@@ -40,6 +42,7 @@ struct Compiler {
     event_leaves: Vec<EventLeaf>,
     traits: Vec<String>,
     properties: Vec<String>,
+    leaves: Vec<Leaf>,
 }
 
 /// What a group of conditions is, whatever the conditions are on.
@@ -62,18 +65,23 @@ impl Compiler {
         if object.contains_key("trait") {
             let (slot, test) = trait_test(&mut self.traits, object, path)?;
             self.profile_leaves.push(ProfileLeaf::Trait { slot, test });
-            return Ok(Node::Profile(self.profile_leaves.len() - 1));
+            return Ok(self.leaf(path, value, LeafKind::Profile(self.profile_leaves.len() - 1)));
         }
         if object.contains_key("lifecycle") {
             self.profile_leaves.push(ProfileLeaf::Lifecycle(lifecycle(object, path)?));
-            return Ok(Node::Profile(self.profile_leaves.len() - 1));
+            return Ok(self.leaf(path, value, LeafKind::Profile(self.profile_leaves.len() - 1)));
         }
         if object.contains_key("event") {
             let leaf = self.event(object, path, level)?;
             self.event_leaves.push(leaf);
-            return Ok(Node::Event(self.event_leaves.len() - 1));
+            return Ok(self.leaf(path, value, LeafKind::Event(self.event_leaves.len() - 1)));
         }
         Err(Refused::new(path, "must be one of all, any, not, trait, event, lifecycle"))
+    }
+
+    fn leaf(&mut self, path: &str, value: &Value, kind: LeafKind) -> Node {
+        self.leaves.push(Leaf { path: path.to_owned(), source: value.to_string(), kind });
+        Node::Leaf(self.leaves.len() - 1)
     }
 
     fn condition(&mut self, value: &Value, path: &str, level: usize) -> Result<Where, Refused> {
@@ -155,7 +163,9 @@ impl Compiler {
         };
         let synonym = SYNONYMS.iter().find(|(a, b)| *a == name || *b == name);
         let types = synonym.map_or_else(|| vec![name.to_owned()], |(a, b)| vec![(*a).to_owned(), (*b).to_owned()]);
-        Ok(EventLeaf { types, since, condition, compare })
+        // A map of serde_json is sorted by key, so equal conditions have equal texts.
+        let stream = condition.as_ref().and_then(|_| object.get("where")).map(Value::to_string);
+        Ok(EventLeaf { types, since, condition, stream, compare, counts })
     }
 }
 

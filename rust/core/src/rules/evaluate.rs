@@ -1,12 +1,13 @@
 //! One evaluation: both streams pass by once, in any order and cut; what is kept are a few counters per person.
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::{Compare, Node, ProfileLeaf, Rule, Split, Where};
+use super::{LeafKind, Node, Observed, ProfileLeaf, Rule, Seen, Split, Where, explain};
 use crate::json::Raw;
 use crate::pgcopy::{Reader, Row, Writer};
 use crate::{Broken, Id, rules::NODES_MAX};
@@ -18,6 +19,7 @@ pub struct Evaluation {
     events: Reader,
     profiles: Reader,
     state: State,
+    now_ms: i64,
 }
 
 struct State {
@@ -33,12 +35,16 @@ struct State {
     bits: Vec<u64>,
     /// Whether a profile row was fed.
     known: Vec<bool>,
+    /// For an explanation alone: the counted events, and what the profile leaves read, by person and leaf.
+    instants: Option<HashMap<(usize, usize), Vec<i64>>>,
+    values: HashMap<(usize, usize), String>,
 }
 
-type Found<'a> = [Option<Raw<'a>>; NODES_MAX];
+pub(crate) type Found<'a> = [Option<Raw<'a>>; NODES_MAX];
 
 impl Evaluation {
-    pub fn new(rule: Arc<Rule>, now_ms: i64) -> Self {
+    /// `explained`: keep what [`Self::explain`] needs, which is much more; for the rows of one person.
+    pub fn new(rule: Arc<Rule>, now_ms: i64, explained: bool) -> Self {
         let since = rule.event_leaves.iter().map(|leaf| leaf.since.instant(now_ms).unwrap_or(i64::MIN)).collect();
         let types = rule.event_types().into_iter().map(|name| {
             let asking =
@@ -54,8 +60,10 @@ impl Evaluation {
             counts: Vec::new(),
             bits: Vec::new(),
             known: Vec::new(),
+            instants: explained.then(HashMap::new),
+            values: HashMap::new(),
         };
-        Self { events: Reader::new(EVENT_COLUMNS), profiles: Reader::new(PROFILE_COLUMNS), state }
+        Self { events: Reader::new(EVENT_COLUMNS), profiles: Reader::new(PROFILE_COLUMNS), state, now_ms }
     }
 
     /// person text, event_type text, occurred_at timestamptz, properties jsonb.
@@ -123,10 +131,18 @@ impl Evaluation {
         let state = self.finished()?;
         Ok(state.people.find(external_id).is_some_and(|person| state.holds(person)))
     }
+
+    /// The tree with its truths as JSON; None for somebody who is not there, or when nothing was kept for it.
+    pub fn explain(&self, external_id: &str) -> Result<Option<String>, Broken> {
+        let state = self.finished()?;
+        let person = state.people.find(external_id).filter(|&person| state.known.get(person) == Some(&true));
+        let explained = person.filter(|_| state.instants.is_some());
+        Ok(explained.map(|person| explain(&state.rule, self.now_ms, |leaf| state.seen(person, leaf))))
+    }
 }
 
 /// The first 16 bytes as a number: most names are told apart without a look at memory far away.
-fn prefix(name: &str) -> u128 {
+pub(crate) fn prefix(name: &str) -> u128 {
     let mut bytes = [0; 16];
     let length = name.len().min(16);
     bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
@@ -163,6 +179,9 @@ impl State {
             }
             let count = &mut self.counts[person * width + leaf];
             *count = count.saturating_add(1);
+            if let Some(instants) = &mut self.instants {
+                instants.entry((person, leaf)).or_default().push(at_ms);
+            }
         }
         Ok(())
     }
@@ -191,6 +210,17 @@ impl State {
             bits |= u64::from(holds) << i;
         }
         let person = self.people.slot(name);
+        if self.instants.is_some() {
+            for (i, leaf) in rule.profile_leaves.iter().enumerate() {
+                let value = match leaf {
+                    ProfileLeaf::Trait { slot, .. } => {
+                        found[*slot].filter(|v| !v.is_null()).map(|v| v.text().to_owned())
+                    }
+                    ProfileLeaf::Lifecycle(_) => lifecycle.map(|stage| format!("\"{stage}\"")),
+                };
+                self.values.extend(value.map(|value| ((person, i), value)));
+            }
+        }
         if self.bits.len() <= person {
             self.bits.resize(person + 1, 0);
             self.known.resize(person + 1, false);
@@ -214,20 +244,36 @@ impl State {
             Node::All(nodes) => nodes.iter().all(|node| self.node(node, bits, counts)),
             Node::Any(nodes) => nodes.iter().any(|node| self.node(node, bits, counts)),
             Node::Not(node) => !self.node(node, bits, counts),
-            Node::Profile(leaf) => bits >> leaf & 1 == 1,
-            Node::Event(leaf) => {
-                let count = counts.get(*leaf).copied().unwrap_or(0);
-                match self.rule.event_leaves[*leaf].compare {
-                    Compare::AtLeast(least) => count >= least,
-                    Compare::AtMost(most) => count <= most,
+            Node::Leaf(leaf) => match self.rule.leaves[*leaf].kind {
+                LeafKind::Profile(leaf) => bits >> leaf & 1 == 1,
+                LeafKind::Event(leaf) => {
+                    self.rule.event_leaves[leaf].compare.holds(counts.get(leaf).copied().unwrap_or(0))
                 }
+            },
+        }
+    }
+
+    fn seen(&self, person: usize, leaf: usize) -> Seen {
+        match self.rule.leaves[leaf].kind {
+            LeafKind::Profile(leaf) => Seen {
+                truth: Some(self.bits[person] >> leaf & 1 == 1),
+                observed: Observed::Value(self.values.get(&(person, leaf)).cloned()),
+                turning_ms: None,
+            },
+            LeafKind::Event(leaf) => {
+                let asked = &self.rule.event_leaves[leaf];
+                let mut instants =
+                    self.instants.as_ref().and_then(|all| all.get(&(person, leaf))).cloned().unwrap_or_default();
+                instants.sort_unstable_by(|a, b| b.cmp(a));
+                let count = instants.len() as u32;
+                Seen::of_events(asked, count, instants.first().copied(), |nth| instants.get(nth as usize).copied())
             }
         }
     }
 }
 
 impl Where {
-    fn holds(&self, found: &Found<'_>) -> bool {
+    pub(crate) fn holds(&self, found: &Found<'_>) -> bool {
         match self {
             Self::All(nodes) => nodes.iter().all(|node| node.holds(found)),
             Self::Any(nodes) => nodes.iter().any(|node| node.holds(found)),
@@ -238,7 +284,7 @@ impl Where {
 }
 
 /// The wanted members of a JSON object, in one walk.
-fn find<'a>(names: &[String], object: Option<&'a str>) -> Found<'a> {
+pub(crate) fn find<'a>(names: &[String], object: Option<&'a str>) -> Found<'a> {
     let mut found = [None; NODES_MAX];
     if let Some(object) = object.filter(|_| !names.is_empty()) {
         for (key, value) in Raw::trusted(object).members() {

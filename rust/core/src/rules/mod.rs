@@ -7,17 +7,24 @@
 //! Missing is false for every operator but `not_set`, `neq` and `not_in` included (B074); JSON null counts as missing.
 //! A rule has one meaning: `occurred_in_last d` looks at seconds, a count window of whole days (three or more) at UTC
 //! days, today included; nothing has an upper bound, because only a clock makes a received event lie in the future.
+//! Seconds are whole ones: whatever happened in the second in which a window begins lies in it.
+//!
+//! [`Evaluation`] reads rows and is the plain twin of [`crate::index`], which keeps columns: the same tests, the same
+//! windows, the same explanation.
 
 mod compile;
 mod evaluate;
+mod explain;
 mod split;
 mod test;
 
 pub use evaluate::Evaluation;
+pub(crate) use evaluate::{find, prefix};
+pub(crate) use explain::{Observed, Seen, explain};
 pub use split::Split;
-use test::Test;
+pub(crate) use test::Test;
 
-use crate::time::DAY_MS;
+use crate::time::{DAY_MS, SECOND_MS};
 
 /// Deeper or larger rules are somebody's program, not somebody's audience.
 pub const LEVELS_MAX: usize = 8;
@@ -29,46 +36,66 @@ const SYNONYMS: [(&str, &str); 3] =
 
 #[derive(Debug)]
 pub struct Rule {
-    root: Node,
-    profile_leaves: Vec<ProfileLeaf>,
-    event_leaves: Vec<EventLeaf>,
+    pub(crate) root: Node,
+    pub(crate) profile_leaves: Vec<ProfileLeaf>,
+    pub(crate) event_leaves: Vec<EventLeaf>,
     /// What the profile leaves read, and what the `where` trees read.
-    traits: Vec<String>,
-    properties: Vec<String>,
+    pub(crate) traits: Vec<String>,
+    pub(crate) properties: Vec<String>,
+    /// All leaves as they are written.
+    pub(crate) leaves: Vec<Leaf>,
 }
 
+/// A leaf at its place: "all.0.any.1".
 #[derive(Debug)]
-enum Node {
-    All(Vec<Node>),
-    Any(Vec<Node>),
-    Not(Box<Node>),
+pub(crate) struct Leaf {
+    pub path: String,
+    /// Its own JSON.
+    pub source: String,
+    pub kind: LeafKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LeafKind {
     Profile(usize),
     Event(usize),
 }
 
 #[derive(Debug)]
-enum ProfileLeaf {
+pub(crate) enum Node {
+    All(Vec<Node>),
+    Any(Vec<Node>),
+    Not(Box<Node>),
+    Leaf(usize),
+}
+
+#[derive(Debug)]
+pub(crate) enum ProfileLeaf {
     Trait { slot: usize, test: Test },
     Lifecycle(Vec<String>),
 }
 
 /// Holds when the number of matching events compares.
 #[derive(Debug)]
-struct EventLeaf {
-    types: Vec<String>,
-    since: Since,
-    condition: Option<Where>,
-    compare: Compare,
+pub(crate) struct EventLeaf {
+    pub types: Vec<String>,
+    pub since: Since,
+    pub condition: Option<Where>,
+    /// The JSON of the condition, its keys sorted: what a counted stream is known by.
+    pub stream: Option<String>,
+    pub compare: Compare,
+    /// Whether the operator speaks of a number, or of whether and when.
+    pub counts: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Compare {
+pub(crate) enum Compare {
     AtLeast(u32),
     AtMost(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Since {
+pub(crate) enum Since {
     Ever,
     /// So many milliseconds before now.
     Span(i64),
@@ -77,22 +104,60 @@ enum Since {
 }
 
 impl Since {
-    fn instant(self, now_ms: i64) -> Option<i64> {
+    pub fn instant(self, now_ms: i64) -> Option<i64> {
         match self {
             Self::Ever => None,
-            Self::Span(ms) => Some(now_ms - ms),
+            Self::Span(ms) => Some((now_ms - ms).div_euclid(SECOND_MS) * SECOND_MS),
             Self::Days(days) => Some((now_ms.div_euclid(DAY_MS) - days) * DAY_MS),
+        }
+    }
+
+    /// The instant from which an event of this instant does not count any more.
+    pub fn leaves_at(self, event_ms: i64) -> Option<i64> {
+        match self {
+            Self::Ever => None,
+            Self::Span(ms) => Some((event_ms.div_euclid(SECOND_MS) + 1) * SECOND_MS + ms),
+            Self::Days(days) => Some((event_ms.div_euclid(DAY_MS) + 1 + days) * DAY_MS),
         }
     }
 }
 
 /// A tree over one event's properties.
 #[derive(Debug)]
-enum Where {
+pub(crate) enum Where {
     All(Vec<Where>),
     Any(Vec<Where>),
     Not(Box<Where>),
     Test { slot: usize, test: Test },
+}
+
+impl Compare {
+    pub fn holds(self, count: u32) -> bool {
+        match self {
+            Self::AtLeast(least) => count >= least,
+            Self::AtMost(most) => count <= most,
+        }
+    }
+
+    /// The count at which the truth changes; 0 for what is true of everybody.
+    pub fn turns_at(self) -> u32 {
+        match self {
+            Self::AtLeast(least) => least,
+            Self::AtMost(most) => most + 1,
+        }
+    }
+}
+
+impl EventLeaf {
+    /// The type by its canonical name.
+    pub fn event_type(&self) -> &str {
+        self.types.last().map_or("", String::as_str)
+    }
+}
+
+/// One name for both spellings of C23.
+pub(crate) fn canonical(event_type: &str) -> &str {
+    SYNONYMS.iter().find(|(other, _)| *other == event_type).map_or(event_type, |(_, canonical)| canonical)
 }
 
 impl Rule {
