@@ -74,6 +74,9 @@ def frame(parts: Sequence[bytes]) -> bytes:
     """One log message from the records of several requests: magic, version, the number of events by project (counted
     here, at the way in), the records, CRC32C."""
 
+def frame_projects(frame: bytes) -> list[bytes]:
+    """The projects of its records, changes of profiles included, each once. ValueError for a damaged frame."""
+
 @final
 class EventBatch:
     """Frames on their way into `events`. Ordinals count the events (not profile records) of all frames from 0."""
@@ -81,6 +84,8 @@ class EventBatch:
     def __init__(self, frames: Sequence[bytes]) -> None:
         """Raises ValueError when a frame's magic, lengths or CRC are wrong."""
     def __len__(self) -> int: ...
+    def ends(self) -> list[int]:
+        """How many events there are up to the end of each frame."""
     def months(self) -> list[int]:
         """The partitions that are needed: year * 12 + month - 1, sorted."""
     def keys(self) -> bytes:
@@ -140,9 +145,17 @@ class Evaluation:
     def __init__(self, rule: Rule, now_ms: int, *, explained: bool = False) -> None: ...
     def feed_events(self, chunk: bytes) -> None: ...
     def feed_profiles(self, chunk: bytes) -> None: ...
+    def feed_days(self, chunk: bytes) -> None:
+        """Columns as `Index.load_days`: events that were rolled up. No condition on properties holds for them."""
     def count(self) -> int: ...
+    def preview(self) -> tuple[int, list[tuple[str, int, int]]]:
+        """(count, [(path, alone, remaining)]) as `Index.preview`, with nothing left open."""
     def members(self) -> bytes:
         """pgcopy with one column, external_id text, sorted."""
+    def page(self, offset: int, size: int) -> list[str]:
+        """A page of the same."""
+    def split(self, project: bytes) -> Split:
+        """The same people by shard of the dispatch cluster."""
     def contains(self, external_id: str) -> bool: ...
     def explain(self, external_id: str) -> bytes | None:
         """JSON as of `Index.explain`; None for somebody who has no profile row, or without `explained`."""
@@ -227,6 +240,19 @@ class Answer:
     def candidates(self) -> bytes:
         """The same of those whom Postgres must decide; empty when no leaf is missing and nobody is torn."""
 
+@final
+class Split:
+    """Members of an audience, cut by shard as `shards` cuts; its length is the number of all of them."""
+
+    def __init__(self, project: bytes, members: bytes) -> None:
+        """Members: pgcopy with one column, or several such streams behind one another."""
+    def __len__(self) -> int: ...
+    def of(self, shard: int) -> bytes:
+        """pgcopy with one column, external_id text, in no order."""
+
+def member_names(members: bytes, offset: int, size: int) -> list[str]:
+    """A page of the external ids in a pgcopy of one column."""
+
 # -- deciding and rendering ------------------------------------------------------------------------------------------
 
 @final
@@ -260,8 +286,8 @@ class Note:
 
     def __init__(self, spec: bytes) -> None:
         """Raises ValueError with args (path, message)."""
-    def decide(self, rows: bytes, caps: Caps | None, now_ms: int) -> Decided:
-        """Decide and render a whole chunk.
+    def decide(self, rows: bytes, caps: Caps | None, now_ms: int, wire: Wire | None = None) -> Decided:
+        """Decide and render a whole chunk; `wire`: also its placeholders beside title and body, for `Parcels`.
 
         rows (pgcopy), columns: position int2, recipient uuid, platform text (NULL: the token is gone), token text,
         subscription jsonb, environment text, bundle_id text, user_id text, is_active bool, owner_since timestamptz,
@@ -283,6 +309,127 @@ class Decided:
         variant key)."""
     def stays(self) -> list[tuple[int, bytes, str | None, str, str, int | None, str | None]]:
         """(position, recipient, user_id, state, reason, due_ms, variant key); due_ms only for state "deferred"."""
+
+# -- requests to providers, and what becomes of them -----------------------------------------------------------------
+
+@final
+class Wire:
+    """A send's requests and its providers' credentials, compiled: what `modules/push/wire.py` writes."""
+
+    def __init__(self, spec: bytes) -> None:
+        """Raises ValueError with args (path, message)."""
+
+@final
+class Parcels:
+    """The calls of a chunk that was decided with this very wire (else ValueError): on a lane, or refused."""
+
+    def __init__(self, wire: Wire, decided: Decided) -> None: ...
+    def __len__(self) -> int:
+        """How many can be sent."""
+    def requests(
+        self, now_s: int
+    ) -> tuple[list[tuple[int, str, str, list[tuple[str, str]], bytes]], list[tuple[int, str, str]]]:
+        """(position, lane, url, headers, body) of each as of now, and (position, state, reason) of those that cannot be
+        built (a browser's keys that are none). A Web Push body is encrypted under a fresh key each time."""
+    def refused(self) -> list[tuple[int, str, str]]:
+        """(position, state, reason); "deferred" where a provider's token cannot be had right now."""
+    def unproven(self) -> list[str]:
+        """Origins of push services that the wire has no VAPID token for."""
+
+def encrypt_webpush(batch: Sequence[tuple[bytes, str, str]]) -> list[bytes | None]:
+    """RFC 8291 of (content, p256dh, auth), each under a key pair and a salt of its own; None where the keys are none,
+    or the content has more than 3,993 bytes."""
+
+def read_answer(
+    transport: str, status: int, headers: dict[str, str], body: bytes
+) -> tuple[str, str | None, str | None, tuple[float, bool, bool] | None, str | None, bool, bool]:
+    """(state, reason, provider_id, (base_s, doubling, jitter), retry_after, renews, hopeless): the `Verdict` of
+    `modules/push/{apns,fcm,webpush}.read`. Names of headers in lower case."""
+
+def rule_answered(
+    transport: str, status: int, headers: dict[str, str], body: bytes, attempt: int, now_ms: int, chance: float
+) -> tuple[str, str | None, str | None, int | None, bool, bool]:
+    """What an answer means for the recipient: (state, reason, provider_id, due_ms, repeated, counted)."""
+
+def rule_unanswered(
+    reason: str, attempt: int, now_ms: int, chance: float
+) -> tuple[str, str | None, str | None, int | None, bool, bool]:
+    """Bytes may have left and no answer came."""
+
+def rule_unsent(
+    transport: str, detail: str, planned_ms: int, now_ms: int
+) -> tuple[str, str | None, str | None, int | None, bool, bool]:
+    """Nothing has left."""
+
+def retry_after_s(header: str | None, now_ms: int) -> float | None:
+    """Retry-After as seconds: a number, or an HTTP date."""
+
+def settle(
+    ruling: tuple[str, str | None, str | None, int | None, bool, bool],
+    attempt: int,
+    at_most_once: bool,
+    expires_ms: int,
+    unanswered: str | None,
+    sent: bool,
+) -> tuple[str, str | None, str | None, int | None, bool, bool]:
+    """What the ledger says of it, with its history (`delivery.retry.settle`). `expires_ms`: the first millisecond at
+    which the send's time is over."""
+
+@final
+class OutcomeBatch:
+    """Settled outcomes of one chunk, as the ledger takes them."""
+
+    def __init__(
+        self,
+        org: bytes,
+        send: bytes,
+        shard: int,
+        seq: int,
+        attempt: int,
+        outcomes: Sequence[
+            tuple[
+                int,
+                bytes,
+                str | None,
+                str | None,
+                str | None,
+                tuple[str, str | None, str | None, int | None, bool, bool],
+            ]
+        ],
+    ) -> None:
+        """(position, recipient, user_id, variant, provider, ruling) of each, ruling as `settle` gives it. Texts are cut
+        at 500 characters and lose U+0000."""
+    def __len__(self) -> int: ...
+    def counts(self) -> list[tuple[str, str, int]]:
+        """(state, reason or "", how many)."""
+    def follow_up(self) -> list[tuple[int, bool, int, bytes]]:
+        """(attempt, repeated, due_ms, ids behind one another) of deferred recipients who go on together."""
+    def first_position(self) -> int | None: ...
+
+def copy_outcomes(batches: Sequence[OutcomeBatch], at_us: int) -> bytes:
+    """pgcopy of all their rows, columns as `delivery.ledger.COLUMNS`; `at_us` is when they are written, in microseconds
+    since 1970."""
+
+# -- how recipients ended -------------------------------------------------------------------------------------------
+
+@final
+class Ended:
+    """What some chunks have brought to an end, for the log and for the counters."""
+
+    def __init__(self, chunks: Sequence[tuple[bytes, bytes, bytes, int, int]], rows: bytes) -> None:
+        """chunks: (org, project, send, shard, seq). rows (pgcopy, in any order): place of the chunk in that list, from
+        1, int8; recipient uuid, user_id text, state text, reason text, variant text, provider text, provider_id text,
+        attempt int2, repeated bool, at timestamptz."""
+    def messages(self) -> list[tuple[int, bytes]]:
+        """(place from 0, JSON of `delivery.account.Outcomes`) of each chunk that has rows."""
+    def counts(self) -> list[tuple[bytes, bytes, int, str, str, str, int, int]]:
+        """(org, send, days since 1970, state, reason, variant, n, repeated), sorted; reason and variant "" for none."""
+
+def address_health(
+    messages: Sequence[bytes], retiring: Sequence[str]
+) -> list[tuple[bytes, bytes, str, int, list[tuple[bytes, str, str | None, int]]]]:
+    """What messages of `Ended` say of addresses, one row for each (org, project, provider): how many were accepted, and
+    (recipient, reason, provider_id, at_ms) of those that were rejected for one of the retiring reasons."""
 
 # -- buckets and signatures ------------------------------------------------------------------------------------------
 

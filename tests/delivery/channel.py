@@ -9,7 +9,7 @@ import msgspec
 from tests.delivery.provider import EXPIRED_KEY, INACTIVE, Plain
 
 from sendora import _core
-from sendora.delivery.channel import Connection
+from sendora.delivery.channel import Connection, Ready
 from sendora.delivery.phases import Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
@@ -60,7 +60,7 @@ class LoopChannel:
         self.lanes: dict[OrgId, str] = {}
         """By tenant; `loop:1` unless it is named."""
 
-    async def recipients(self, kernel: Kernel, connection: Connection, send: Send) -> Targets:
+    async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
         self.planned += 1
         await connection.execute(TARGETS, [UUID(text) for text in send.target["recipients"]])
         return Targets(unreachable=self.unreachable, as_of=kernel.clock.now(), complete=True)

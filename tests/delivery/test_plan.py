@@ -13,6 +13,7 @@ from tests.delivery.conftest import Floor, crash, serving
 from tests.delivery.provider import recipient
 
 from sendora.delivery import failpoint
+from sendora.delivery.channel import Ready
 from sendora.delivery.phases import Send, Targets
 from sendora.delivery.plan import CLAIMS_MAX, GIVEN_UP
 from sendora.kernel.clock import FixedClock
@@ -108,8 +109,8 @@ async def test_two_planners_of_one_send(floor: Floor, monkeypatch: pytest.Monkey
     asleep, wake = asyncio.Event(), asyncio.Event()
     evaluate = floor.channel.recipients
 
-    async def slowly(kernel: Any, connection: Connection, of: Send) -> Targets:
-        targets = await evaluate(kernel, connection, of)
+    async def slowly(kernel: Any, connection: Connection, of: Send, ready: Ready) -> Targets:
+        targets = await evaluate(kernel, connection, of, ready)
         if not asleep.is_set():
             asleep.set()
             await wake.wait()

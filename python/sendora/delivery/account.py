@@ -10,15 +10,16 @@ goes by (send, shard, seq), because an outcome stands in one chunk.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 from asyncpg import Record
 
+from sendora import _core
 from sendora.delivery import store
 from sendora.delivery.channel import Channel
 from sendora.delivery.state import FINAL_STATES, closing_step
@@ -27,7 +28,7 @@ from sendora.kernel import bus
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, SendId
 from sendora.kernel.life import Kernel, Service
-from sendora.kernel.pg import Connection, is_away
+from sendora.kernel.pg import Connection, copy_out, is_away
 from sendora.kernel.wire import Wire
 
 POLL_S: Final = 1.0
@@ -36,18 +37,22 @@ POLL_S: Final = 1.0
 CHUNKS_MAX: Final = 50
 """Chunks of one transaction: 50,000 outcomes in memory, 10 MB of messages."""
 
+EPOCH: Final = date(1970, 1, 1)
+
 CLOSES_MAX: Final = 100
 """Sends that are closed between two looks at the chunks."""
 
 
 class Ended(Wire, frozen=True, kw_only=True):
-    """How one recipient ended."""
+    """How one recipient ended. The library writes these messages (`_core.Ended`) and reads them in bulk
+    (`_core.address_health`); this is their shape, for whoever wants a single one."""
 
     recipient: UUID
     user_id: str | None
     state: str
     reason: str | None
     variant: str | None
+    provider: str | None
     provider_id: str | None
     attempt: int
     repeated: bool
@@ -133,21 +138,20 @@ async def account_chunks(kernel: Kernel, channels: Collection[str]) -> int:
         chunks = await connection.fetch(store.SQL.chunks_to_account, CHUNKS_MAX, list(channels))
         if not chunks:
             return 0
-        messages = [await _outcomes(connection, chunk) for chunk in chunks]
-        # Told before it is committed: what is told twice is recognised, what is never told is lost.
-        await asyncio.gather(
-            *(
-                kernel.bus.publish(
-                    f"lifecycle.{chunk['channel']}.outcomes",
-                    msgspec.json.encode(message),
-                    f"{message.send}.{message.shard}.{message.seq}",
-                )
-                for chunk, message in zip(chunks, messages, strict=True)
-                if message.outcomes
-            )
-        )
         keys: list[list[Any]] = [[chunk[name] for chunk in chunks] for name in ("org_id", "send_id", "shard", "seq")]
-        await connection.execute(store.SQL.count_outcomes, *keys)
+        ended = await _ended(connection, chunks, keys)
+        # Told before it is committed: what is told twice is recognised, what is never told is lost.
+        await asyncio.gather(*(_tell(kernel, chunks[place], message) for place, message in ended.messages()))
+        counted = ended.counts()
+        if counted:
+            orgs, sends, days, *rest = zip(*counted, strict=True)
+            await connection.execute(
+                store.SQL.count_outcomes,
+                [UUID(bytes=org) for org in orgs],
+                [UUID(bytes=send) for send in sends],
+                [EPOCH + timedelta(days=day) for day in days],
+                *rest,
+            )
         await connection.execute(store.SQL.set_accounted, *keys)
     return len(chunks)
 
@@ -195,28 +199,18 @@ def _step(row: Record, ended: Mapping[str, int], targeted: int) -> str:
     return closing_step(ended["accepted"], ended["rejected"], ended["expired"], ended["unknown"], targeted)
 
 
-async def _outcomes(connection: Connection, chunk: Record) -> Outcomes:
-    rows = await connection.fetch(
-        store.SQL.outcomes_of, chunk["org_id"], chunk["send_id"], chunk["shard"], chunk["seq"]
-    )
-    return Outcomes(
-        org=chunk["org_id"],
-        project=chunk["project_id"],
-        send=chunk["send_id"],
-        shard=chunk["shard"],
-        seq=chunk["seq"],
-        outcomes=[
-            Ended(
-                recipient=row["recipient"],
-                user_id=row["user_id"],
-                state=row["state"],
-                reason=row["reason"],
-                variant=row["variant"],
-                provider_id=row["provider_id"],
-                attempt=row["attempt"],
-                repeated=row["repeated"],
-                at=row["at"],
-            )
-            for row in rows
-        ],
+async def _ended(connection: Connection, chunks: Sequence[Record], keys: Sequence[Sequence[Any]]) -> _core.Ended:
+    """Rows in, messages and counters out: none of them is an object here."""
+    rows: list[bytes] = []
+    await copy_out(connection, store.SQL.outcomes_of, *keys, sink=rows.append)
+    named = [
+        (chunk["org_id"].bytes, chunk["project_id"].bytes, chunk["send_id"].bytes, chunk["shard"], chunk["seq"])
+        for chunk in chunks
+    ]
+    return await asyncio.to_thread(_core.Ended, named, b"".join(rows))
+
+
+async def _tell(kernel: Kernel, chunk: Record, message: bytes) -> None:
+    await kernel.bus.publish(
+        f"lifecycle.{chunk['channel']}.outcomes", message, f"{chunk['send_id']}.{chunk['shard']}.{chunk['seq']}"
     )

@@ -6,7 +6,7 @@ channels in, so that this floor knows no room. Two calls open onto a channel: `r
 chunk of that send.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from sendora._core import Caps, Decided
@@ -14,7 +14,9 @@ from sendora.delivery.phases import Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Connection
 
-__all__ = ["Channel", "Connection", "Sending"]
+__all__ = ["Channel", "Connection", "Ready", "Sending"]
+
+Ready = Callable[[], Awaitable[None]]
 
 
 class Sending(Protocol):
@@ -49,8 +51,12 @@ class Channel(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def recipients(self, kernel: Kernel, connection: Connection, send: Send) -> Targets:
+    async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
         """Write (shard smallint, recipient uuid) of everybody the send is for into the temporary table `plan_targets`
-        of this connection; each recipient once."""
+        of this connection; each recipient once, as of one instant.
+
+        Whoever has many calls `ready` when all recipients of some shards stand there: they become chunks, and the table
+        is empty afterwards. What stands there at the end needs no call.
+        """
 
     async def open(self, kernel: Kernel, send: Send) -> Sending: ...

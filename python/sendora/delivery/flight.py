@@ -22,7 +22,7 @@ from sendora.delivery.caps import CapsBook
 from sendora.delivery.channel import Sending
 from sendora.delivery.fair import Window
 from sendora.delivery.lanes import Lanes
-from sendora.delivery.ledger import Ledger, ShardLost, make_partition
+from sendora.delivery.ledger import Ledger, ShardLost, batched, make_partition
 from sendora.delivery.phases import Call, Chunk, Class, Outcome, Reply, Send
 from sendora.delivery.shards import Shards
 from sendora.kernel.clock import from_millis, millis
@@ -250,7 +250,9 @@ class Flight:
         given = self._admitted.intersection(outcome.position for outcome in settled)
         self._admitted -= given
         self._count(settled)
-        self._written = self._desk.ledger.record(self.chunk, self._epoch, settled, closed=not self._left)
+        self._written = self._desk.ledger.record(
+            self.chunk, self._epoch, batched(self.chunk, settled), closed=not self._left
+        )
         self._written.add_done_callback(self._wrote)
         if given:
             self._written.add_done_callback(lambda _: self._window.give(len(given)))

@@ -13,24 +13,20 @@ everything that its chunks wanted to say: the new owner has already read what is
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
 import msgspec
 
+from sendora._core import OutcomeBatch, copy_outcomes
 from sendora.delivery import failpoint, store
 from sendora.delivery.phases import CHUNK_SIZE, Chunk, Outcome
 from sendora.delivery.shards import Shards
 from sendora.delivery.submit import WAKE_ACCOUNT
-from sendora.kernel.clock import from_millis
+from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.ids import OrgId, SendId, id_millis
 from sendora.kernel.life import Kernel
-from sendora.kernel.pg import Connection, is_away, month_of, partition
-
-TEXT_MAX: Final = 500
-"""Reasons and ids that a provider makes up are cut here: a row is a record, not a copy of an answer."""
+from sendora.kernel.pg import Connection, copy_in, is_away, month_of, partition
 
 RETRY_S: Final = 0.2
 """Between two tries of a transaction, while the leases last."""
@@ -40,7 +36,7 @@ PROGRESS: Final = 100
 
 COLUMNS: Final = (
     "org_id", "send_id", "shard", "seq", "position", "recipient", "user_id", "state", "reason", "variant",
-    "provider_id", "attempt", "repeated", "at",
+    "provider", "provider_id", "attempt", "repeated", "at",
 )  # fmt: skip
 
 
@@ -57,12 +53,47 @@ class Entry(msgspec.Struct):
     closed: bool = False
     wait_s: float | None = None
     unclaim: int = 0
-    outcomes: list[Outcome] = msgspec.field(default_factory=list)
+    outcomes: list[OutcomeBatch] = msgspec.field(default_factory=list)
     futures: list[asyncio.Future[None]] = msgspec.field(default_factory=list)
 
+    @property
+    def rows(self) -> int:
+        return sum(len(batch) for batch in self.outcomes)
 
-_Group = tuple[OrgId, SendId, int, str, int, bool, datetime]
-"""(org, send, shard, class, attempt, repeated, due): recipients who go on together."""
+
+_Group = tuple[OrgId, SendId, int, str, int, bool, int]
+"""(org, send, shard, class, attempt, repeated, due in ms): recipients who go on together."""
+
+ID_BYTES: Final = 16
+
+
+def batched(chunk: Chunk, outcomes: Sequence[Outcome]) -> OutcomeBatch:
+    """Settled outcomes of the plain lane in the form that the library's own have."""
+    return OutcomeBatch(
+        chunk.org.bytes,
+        chunk.send.bytes,
+        chunk.shard,
+        chunk.seq,
+        chunk.attempt,
+        [
+            (
+                outcome.position,
+                outcome.recipient.bytes,
+                _text(outcome.user_id),
+                _text(outcome.variant),
+                outcome.provider,
+                (
+                    outcome.state,
+                    _text(outcome.reason),
+                    _text(outcome.provider_id),
+                    None if outcome.due_at is None else millis(outcome.due_at),
+                    outcome.repeated,
+                    outcome.counted,
+                ),
+            )
+            for outcome in outcomes
+        ],
+    )
 
 
 class Ledger:
@@ -87,10 +118,11 @@ class Ledger:
         self._now.set()
         await self._future(entry)
 
-    def record(self, chunk: Chunk, epoch: int, outcomes: Sequence[Outcome], *, closed: bool) -> asyncio.Future[None]:
+    def record(self, chunk: Chunk, epoch: int, outcomes: OutcomeBatch, *, closed: bool) -> asyncio.Future[None]:
         """Take outcomes; done when they are committed, ShardLost when they never will be."""
         entry = self._entry(chunk, epoch)
-        entry.outcomes += outcomes
+        if len(outcomes):
+            entry.outcomes.append(outcomes)
         entry.closed = entry.closed or closed
         self._rows += len(outcomes)
         if self._rows >= self._flush_rows:
@@ -212,7 +244,7 @@ class Ledger:
                 await self._marks(connection, kept)
             failpoint.hit("ledger.before_commit")
         failpoint.hit("ledger.after_commit")
-        self._kernel.metrics.observe("dispatch_flush_rows", sum(len(entry.outcomes) for entry in kept))
+        self._kernel.metrics.observe("dispatch_flush_rows", sum(entry.rows for entry in kept))
         self._kernel.metrics.observe("dispatch_flush_seconds", self._kernel.clock.monotonic() - started)
         for entry in kept:
             for future in entry.futures:
@@ -227,31 +259,28 @@ class Ledger:
             await self._kernel.bus.wake(WAKE_ACCOUNT)
 
     async def _rows_in(self, connection: Connection, batch: list[Entry]) -> None:
-        at = self._kernel.clock.now()
-        rows = [_row(entry.chunk, outcome, at) for entry in batch for outcome in entry.outcomes]
-        if rows:
-            await connection.copy_records_to_table("deliveries", records=rows, columns=COLUMNS)
+        batches = [outcomes for entry in batch for outcomes in entry.outcomes]
+        if batches:
+            at_us = int(self._kernel.clock.now().timestamp() * 1_000_000)
+            await copy_in(connection, "deliveries", COLUMNS, copy_outcomes(batches, at_us))
 
     async def _follow_up(self, connection: Connection, batch: list[Entry]) -> None:
         """What is not finished goes on as a chunk of the same send and shard."""
-        groups: dict[_Group, list[UUID]] = defaultdict(list)
+        groups: dict[_Group, list[bytes]] = defaultdict(list)
         for entry in batch:
             chunk = entry.chunk
-            for outcome in entry.outcomes:
-                if outcome.state == "deferred" and outcome.due_at is not None:
-                    attempt = chunk.attempt + (1 if outcome.counted else 0)
-                    groups[
-                        chunk.org, chunk.send, chunk.shard, chunk.class_, attempt, outcome.repeated, outcome.due_at
-                    ].append(outcome.recipient)
+            for outcomes in entry.outcomes:
+                for attempt, repeated, due_ms, ids in outcomes.follow_up():
+                    groups[chunk.org, chunk.send, chunk.shard, chunk.class_, attempt, repeated, due_ms].append(ids)
         if not groups:
             return
         pieces = [
-            (group, recipients[low : low + CHUNK_SIZE])
-            for group, recipients in groups.items()
-            for low in range(0, len(recipients), CHUNK_SIZE)
+            (group, ids[low : low + CHUNK_SIZE * ID_BYTES])
+            for group, ids in ((group, b"".join(parts)) for group, parts in groups.items())
+            for low in range(0, len(ids), CHUNK_SIZE * ID_BYTES)
         ]
         needed: dict[tuple[OrgId, SendId, int], int] = defaultdict(int)
-        for (org, send, shard, *_), _recipients in pieces:
+        for (org, send, shard, *_), _ids in pieces:
             needed[org, send, shard] += 1
         numbered = await connection.fetch(
             store.SQL.take_numbers,
@@ -262,10 +291,10 @@ class Ledger:
         )
         next_seq = {(row["org_id"], row["send_id"], row["shard"]): row["first"] for row in numbered}
         rows: list[tuple[Any, ...]] = []
-        for (org, send, shard, class_, attempt, repeated, due_at), recipients in pieces:
+        for (org, send, shard, class_, attempt, repeated, due_ms), ids in pieces:
             seq = next_seq[org, send, shard]
             next_seq[org, send, shard] = seq + 1
-            rows.append((org, send, shard, seq, class_, attempt, repeated, recipients, due_at))
+            rows.append((org, send, shard, seq, class_, attempt, repeated, ids, from_millis(due_ms)))
         await connection.executemany(store.SQL.insert_chunk, rows)
 
     async def _marks(self, connection: Connection, batch: list[Entry]) -> None:
@@ -296,43 +325,18 @@ _CONFLICTS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, 
 
 async def _is_written(connection: Connection, batch: list[Entry]) -> bool:
     for entry in batch:
-        for outcome in entry.outcomes:
+        for outcomes in entry.outcomes:
             chunk = entry.chunk
             found: bool = await connection.fetchval(
-                store.SQL.has_outcome, chunk.org, chunk.send, chunk.shard, chunk.seq, outcome.position
+                store.SQL.has_outcome, chunk.org, chunk.send, chunk.shard, chunk.seq, outcomes.first_position()
             )
             return found
     return False  # Marks, closings and puttings back may be written twice.
 
 
-def _row(chunk: Chunk, outcome: Outcome, at: datetime) -> tuple[Any, ...]:
-    return (
-        chunk.org,
-        chunk.send,
-        chunk.shard,
-        chunk.seq,
-        outcome.position,
-        outcome.recipient,
-        _text(outcome.user_id),
-        outcome.state,
-        _text(outcome.reason),
-        _text(outcome.variant),
-        _text(outcome.provider_id),
-        chunk.attempt,
-        outcome.repeated,
-        at,
-    )
-
-
 def _text(value: str | None) -> str | None:
-    """What PostgreSQL can store: no U+0000, no lone surrogates, no novels. Providers' answers are hostile input."""
-    if value is None:
-        return None
-    if len(value) > TEXT_MAX:
-        value = value[:TEXT_MAX]
-    if "\0" in value:
-        value = value.replace("\0", "")
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    """Without lone surrogates, which no UTF-8 holds. What else PostgreSQL cannot store the library takes out."""
+    return value if value is None or value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def _fail(entry: Entry, error: Exception) -> None:

@@ -126,6 +126,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     reason: str | None = None
     variant: str | None = None
+    provider: str | None = None
+    """Whom it came from: the lane without its credential; None when nobody was asked."""
     provider_id: str | None = None
     due_at: datetime | None = None
     """When to go on; only with state `deferred`."""

@@ -3,11 +3,12 @@
 Eats: rows of `sends` that are queued (or whose planner died), transactional ones first; `wake.plan` only saves the
 wait.
 Gives: rows of `chunks`, at most 1,000 recipients of one shard each, and `wake.<shard>`.
-Bounded by: 8 sends at a time, of which 4 hold a connection; 256,000 recipients a round; 10 s of waiting for the stores.
+Bounded by: 8 sends at a time, of which some hold connections; 256,000 recipients a round; 10 s of waiting for the
+stores.
 Acks when: a round's chunks and the positions they reach are committed in one transaction; `planned_at` after the last.
 If it dies: its lease on the send ends within 10 s, and another planner evaluates anew and goes on above the positions,
-so nobody is planned twice. The first round is one chunk a shard, committed at once: the first message does not wait
-for the last chunk.
+so nobody is planned twice. A channel with many recipients hands them over shard by shard, and the first round of all is
+one chunk a shard, committed at once: the first message does not wait for the last chunk.
 """
 
 import asyncio
@@ -38,15 +39,15 @@ RENEW_S: Final = 3.0
 PLANS_MAX: Final = 8
 """Sends at a time: one that waits for the stores does not hold up the others."""
 
-CONNECTIONS_MAX: Final = 4
-"""Of the plans, how many write at the same time; they share the pool with everybody in the process."""
+PART_OF_POOL: Final = 4
+"""A plan writes through one connection and may read through another: so that half of the pool is left to everybody else
+in the process, one for each four of its connections writes at the same time."""
 
 CLAIMS_MAX: Final = 5
 """A send that was taken up so often without an end fails (F-M6)."""
 
-FIRST_CHUNKS: Final = 1
-ROUND_CHUNKS: Final = 4
-"""Chunks of a shard in the first round and in the later ones: 4 MB of recipients a transaction."""
+ROUND_MAX: Final = 256
+"""Chunks of a round, of all shards together: 4 MB of recipients a transaction."""
 
 STORES: Final = ("events", "profiles")
 """The readers of the log whose positions must have passed the send's (design 5)."""
@@ -75,7 +76,7 @@ class Planner:
         self._channels = channels
         self._woken = asyncio.Event()
         self._plans: set[asyncio.Task[None]] = set()
-        self._writing = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._writing = asyncio.Semaphore(max(kernel.settings.postgres.pool_size // PART_OF_POOL, 1))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until stopped; plans under way are let go, and whoever is left goes on above their positions."""
@@ -172,9 +173,17 @@ class Planner:
             # Rounds are transactions of their own, so the table outlives them; a connection that broke took it along.
             await connection.execute(store.SQL.drop_targets)
             await connection.execute(store.SQL.make_targets)
+
+            shards = ROUND_MAX  # As if every chunk had its own: the first round is one of each.
+
+            async def ready() -> None:
+                nonlocal shards
+                shards = await self._rounds(connection, send, epoch, shards)
+                await connection.execute(store.SQL.clear_targets)
+
             try:
-                targets = await channel.recipients(self._kernel, connection, send)
-                await self._rounds(connection, send, epoch)
+                targets = await channel.recipients(self._kernel, connection, send, ready)
+                await ready()
             finally:
                 with suppress(Exception):
                     await connection.execute(store.SQL.drop_targets)
@@ -199,21 +208,24 @@ class Planner:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LOOK_S[1])
 
-    async def _rounds(self, connection: Connection, send: Send, epoch: int) -> None:
-        chunks = FIRST_CHUNKS
+    async def _rounds(self, connection: Connection, send: Send, epoch: int, shards: int) -> int:
+        """Commit what stands in the table. `shards`: over how many of them it may be spread; the answer is how many."""
         while True:
+            chunks = max(ROUND_MAX // shards, 1)
             async with connection.transaction():
                 await store.keep_round(connection, send.org, send.id, epoch, LEASE_S)
                 committed = await store.plan_round(connection, send, chunks)
                 if not committed.recipients:
-                    return
+                    return shards
                 await store.run_send(connection, send.org, send.id)
                 failpoint.hit("plan.mid_insert")
             failpoint.hit("plan.after_commit")
             for shard in committed.shards:
                 await self._kernel.bus.wake(f"wake.{shard}")
             failpoint.hit("plan.after_wake")
-            chunks = ROUND_CHUNKS
+            shards = len(committed.shards)
+            if committed.ended:
+                return shards
 
     async def _end(self, send: Send, epoch: int, targets: Targets, *, error: str | None) -> None:
         ended = await store.end_plan(

@@ -80,6 +80,9 @@ CREATE TEMPORARY TABLE plan_targets (
     PRIMARY KEY (shard, recipient)
 );
 
+-- name: clear_targets
+TRUNCATE plan_targets;
+
 -- name: drop_targets
 DROP TABLE IF EXISTS pg_temp.plan_targets;
 
@@ -237,8 +240,11 @@ UPDATE plan_positions p SET seq = p.seq + w.n
 RETURNING p.org_id, p.send_id, p.shard, p.seq - w.n AS first;
 
 -- name: insert_chunk
+-- $8: the recipients' ids behind one another.
 INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, repeated, recipients, due_at)
-VALUES ($1, $2, $3, $4, $5, false, $6, $7, $8, $9);
+VALUES ($1, $2, $3, $4, $5, false, $6, $7,
+        ARRAY(SELECT encode(substr($8::bytea, n * 16 + 1, 16), 'hex')::uuid
+                FROM generate_series(0, length($8::bytea) / 16 - 1) AS n ORDER BY n), $9);
 
 -- name: move_marks
 -- Marks only rise. `wait_s` puts a chunk back into the queue. Who puts it back through no fault of the chunk, or has
@@ -261,19 +267,19 @@ SELECT c.org_id, c.send_id, c.shard, c.seq, s.project_id, s.channel
  ORDER BY c.closed_at LIMIT $1 FOR UPDATE OF c SKIP LOCKED;
 
 -- name: outcomes_of
-SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at FROM deliveries
- WHERE org_id = $1 AND send_id = $2 AND shard = $3 AND seq = $4 AND state <> 'deferred' ORDER BY position;
+-- The rows of these chunks, each chunk named by its place. OFFSET 0 keeps the look-up a walk along the primary key for each
+-- chunk, whatever the statistics say of a month that has just begun.
+SELECT k.n, d.recipient, d.user_id, d.state, d.reason, d.variant, d.provider, d.provider_id, d.attempt, d.repeated, d.at
+  FROM unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::integer[]) WITH ORDINALITY AS k(org_id, send_id, shard, seq, n)
+ CROSS JOIN LATERAL (
+     SELECT * FROM deliveries d
+      WHERE d.org_id = k.org_id AND d.send_id = k.send_id AND d.shard = k.shard AND d.seq = k.seq AND d.state <> 'deferred'
+     OFFSET 0) AS d;
 
 -- name: count_outcomes
--- In the order of the key, because several accountants may count one send.
+-- They come in the order of the key, because several accountants may count one send.
 INSERT INTO send_counts (org_id, send_id, day, state, reason, variant, n, repeated)
-SELECT d.org_id, d.send_id, (d.at AT TIME ZONE 'UTC')::date AS day, d.state, coalesce(d.reason, '') AS reason,
-       coalesce(d.variant, '') AS variant, count(*), count(*) FILTER (WHERE d.repeated)
-  FROM deliveries d
-  JOIN unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::integer[]) AS k(org_id, send_id, shard, seq)
-       USING (org_id, send_id, shard, seq)
- WHERE d.state <> 'deferred'
- GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::date[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[])
     ON CONFLICT (org_id, send_id, day, state, reason, variant)
     DO UPDATE SET n = send_counts.n + excluded.n, repeated = send_counts.repeated + excluded.repeated;
 

@@ -49,13 +49,18 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
     text = header.strip()
     if text.isascii() and text.isdigit():
         return min(float(text), RETRY_AFTER_MAX_S)
+    at = _http_date(text)
+    return None if at is None else min(max((at - now).total_seconds(), 0.0), RETRY_AFTER_MAX_S)
+
+
+def _http_date(text: str) -> datetime | None:
+    """One of the three forms of RFC 9110, to the letter: what email would read besides is nothing that HTTP says."""
     try:
-        at = parsedate_to_datetime(text)
+        at = parsedate_to_datetime(text).replace(tzinfo=UTC)
     except ValueError:
         return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return min(max((at - now).total_seconds(), 0.0), RETRY_AFTER_MAX_S)
+    forms = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y")
+    return at if at.year >= 1970 and text in [at.strftime(form) for form in forms] else None
 
 
 def round_up(due_at: datetime) -> datetime:

@@ -1,5 +1,6 @@
 """Rows of this floor as structs: sends, plans, the queue of chunks. The ledger's own statements are in ledger.py."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -49,6 +50,8 @@ class Round(msgspec.Struct, frozen=True):
 
     shards: Sequence[int]
     recipients: int
+    ended: bool
+    """No shard has more to plan than it was given room for."""
 
 
 class PlanLost(Exception):
@@ -154,7 +157,11 @@ async def plan_round(connection: Connection, send: Send, chunks_per_shard: int) 
     reached: dict[int, tuple[int, UUID]] = {}
     for row in rows:
         reached[row["shard"]] = max(reached.get(row["shard"], (-1, send.id)), (row["seq"], row["last"]))
-    committed = Round(sorted(reached), sum(row["size"] for row in rows))
+    by_shard = Counter(dict.fromkeys(reached, 0))
+    for row in rows:
+        by_shard[row["shard"]] += row["size"]
+    ended = max(by_shard.values(), default=0) < chunks_per_shard * CHUNK_SIZE
+    committed = Round(sorted(reached), by_shard.total(), ended)
     if rows:
         shards = committed.shards
         await connection.execute(

@@ -13,6 +13,8 @@ pub fn bucket(test: &str, person: &str) -> u8 {
     digest.iter().fold(0_u16, |rest, &byte| ((rest << 8) + u16::from(byte)) % 100) as u8
 }
 
+pub const SHARDS: u8 = 64;
+
 /// The top 6 bits of xxh64(project || person): one of 64 virtual shards.
 pub fn shard(project: &Id, person: &str) -> u8 {
     let mut hash = Xxh64::new(0);

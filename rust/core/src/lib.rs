@@ -5,18 +5,24 @@
 //!
 //! In the order in which a message meets them: [`json`] and [`check`] judge what a client sent, [`record`] is what
 //! stands in the log, [`store`] and [`people`] turn the log into rows, [`rules`] and [`index`] decide who is in
-//! an audience,
-//! [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`sign`] signs what goes to webhooks.
+//! an audience, [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`providers`] writes its
+//! requests and reads the answers, [`retry`] and [`outcome`] say what becomes of each recipient, [`shipment`] leads a
+//! chunk through all of that, [`lifecycle`] tells others how it ended, [`sign`] signs what goes to webhooks.
 
 pub mod bucket;
 pub mod check;
 pub mod index;
 pub mod json;
+pub mod lifecycle;
+pub mod outcome;
 pub mod people;
 pub mod pgcopy;
 pub mod policy;
+pub mod providers;
 pub mod record;
+pub mod retry;
 pub mod rules;
+pub mod shipment;
 pub mod sign;
 pub mod store;
 pub mod template;

@@ -24,6 +24,29 @@ impl Writer {
         Self { out }
     }
 
+    /// Rows alone, for a stream whose header and trailer somebody else writes.
+    pub fn rows_only() -> Self {
+        Self { out: Vec::new() }
+    }
+
+    /// The other's rows behind these.
+    pub fn append(&mut self, rows: &Self) {
+        self.out.extend_from_slice(&rows.out);
+    }
+
+    /// Overwrites what was written at a place.
+    pub fn patch(&mut self, at: usize, bytes: &[u8]) {
+        self.out[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
     pub fn row(&mut self, fields: u16) {
         self.out.extend_from_slice(&fields.to_be_bytes());
     }
@@ -128,6 +151,12 @@ impl<'a> Row<'a> {
     pub fn int(&self, field: usize) -> Result<Option<i32>, Broken> {
         self.bytes(field)
             .map(|bytes| bytes.try_into().map(i32::from_be_bytes).map_err(|_| Broken("an int4 has 4 bytes")))
+            .transpose()
+    }
+
+    pub fn big(&self, field: usize) -> Result<Option<i64>, Broken> {
+        self.bytes(field)
+            .map(|bytes| bytes.try_into().map(i64::from_be_bytes).map_err(|_| Broken("an int8 has 8 bytes")))
             .transpose()
     }
 

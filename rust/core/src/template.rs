@@ -68,20 +68,26 @@ impl Template {
 
     pub fn render(&self, scopes: &impl Scopes) -> String {
         let mut out = String::new();
+        self.render_to(scopes, &mut out);
+        out
+    }
+
+    /// Appends to what stands in `out` already.
+    pub fn render_to(&self, scopes: &impl Scopes, out: &mut String) {
+        let from = out.len();
         for segment in &self.segments {
             match segment {
                 Segment::Literal(text) => out.push_str(text),
                 Segment::Path(path)
                     if path[0] == "user" && !(path.len() == 2 && USER_FIELDS.contains(&path[1].as_str())) => {}
-                Segment::Path(path) => scopes.write(path, &mut out),
+                Segment::Path(path) => scopes.write(path, out),
             }
-            if out.len() > OUTPUT_BYTES_MAX {
+            if out.len() - from > OUTPUT_BYTES_MAX {
                 break;
             }
         }
-        let end = (0..=OUTPUT_BYTES_MAX.min(out.len())).rev().find(|&at| out.is_char_boundary(at)).unwrap_or(0);
-        out.truncate(end);
-        out
+        let to = out.len().min(from + OUTPUT_BYTES_MAX);
+        out.truncate((from..=to).rev().find(|&at| out.is_char_boundary(at)).unwrap_or(from));
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use sendora_core::rules;
 
-use crate::{broken, refused};
+use crate::{broken, id, refused};
 
 #[pyclass(frozen)]
 pub struct Rule(Arc<rules::Rule>);
@@ -63,13 +64,31 @@ impl Evaluation {
         py.detach(|| self.inner().feed_profiles(chunk)).map_err(broken)
     }
 
+    fn feed_days(&self, py: Python<'_>, chunk: &[u8]) -> PyResult<()> {
+        py.detach(|| self.inner().feed_days(chunk)).map_err(broken)
+    }
+
     fn count(&self, py: Python<'_>) -> PyResult<usize> {
         py.detach(|| self.inner().count()).map_err(broken)
+    }
+
+    fn preview(&self, py: Python<'_>) -> PyResult<(usize, Vec<(String, usize, usize)>)> {
+        let (count, steps) = py.detach(|| self.inner().preview()).map_err(broken)?;
+        Ok((count, steps.into_iter().map(|step| (step.path, step.alone, step.remaining)).collect()))
     }
 
     fn members<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let members = py.detach(|| self.inner().members()).map_err(broken)?;
         Ok(PyBytes::new(py, &members))
+    }
+
+    fn page(&self, py: Python<'_>, offset: usize, size: usize) -> PyResult<Vec<String>> {
+        py.detach(|| Ok(self.inner().page(offset, size)?.into_iter().map(str::to_owned).collect())).map_err(broken)
+    }
+
+    fn split(&self, py: Python<'_>, project: &[u8]) -> PyResult<Split> {
+        let project = id("project", project)?;
+        py.detach(|| self.inner().split(&project).map(Split::of_core)).map_err(broken)
     }
 
     fn contains(&self, py: Python<'_>, external_id: &str) -> PyResult<bool> {
@@ -80,4 +99,51 @@ impl Evaluation {
         let explained = py.detach(|| self.inner().explain(external_id)).map_err(broken)?;
         Ok(explained.map(|json| PyBytes::new(py, json.as_bytes())))
     }
+}
+
+#[pyclass(frozen)]
+pub struct Split {
+    count: usize,
+    shards: Vec<Vec<u8>>,
+}
+
+impl Split {
+    fn of_core(split: rules::Split) -> Self {
+        Self { count: split.count(), shards: split.finish() }
+    }
+}
+
+#[pymethods]
+impl Split {
+    #[new]
+    fn new(py: Python<'_>, project: &[u8], members: &[u8]) -> PyResult<Self> {
+        let project = id("project", project)?;
+        let mut split = rules::Split::new();
+        py.detach(|| rules::names(members, |name| split.push(&project, name))).map_err(broken)?;
+        Ok(Self::of_core(split))
+    }
+    fn __len__(&self) -> usize {
+        self.count
+    }
+
+    fn of<'py>(&self, py: Python<'py>, shard: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let names = self.shards.get(shard).ok_or_else(|| PyIndexError::new_err("no such shard"))?;
+        Ok(PyBytes::new(py, names))
+    }
+}
+
+#[pyfunction]
+pub fn member_names(py: Python<'_>, members: &[u8], offset: usize, size: usize) -> PyResult<Vec<String>> {
+    let mut found: Vec<String> = Vec::new();
+    let mut at = 0;
+    py.detach(|| {
+        rules::names(members, |name| {
+            if at >= offset && found.len() < size {
+                found.push(name.to_owned());
+            }
+            at += 1;
+        })
+    })
+    .map_err(broken)?;
+    Ok(found)
 }

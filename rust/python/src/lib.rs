@@ -8,7 +8,9 @@
 mod audiences;
 mod events;
 mod index;
+mod lifecycle;
 mod sends;
+mod wire;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -79,13 +81,22 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::audiences::{Evaluation, Rule};
+    use super::audiences::{Evaluation, Rule, Split, member_names};
     #[pymodule_export]
-    use super::events::{Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, profile_record};
+    use super::events::{
+        Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, frame_projects, profile_record,
+    };
     #[pymodule_export]
     use super::index::{Answer, Index};
     #[pymodule_export]
+    use super::lifecycle::{Ended, address_health};
+    #[pymodule_export]
     use super::sends::{Caps, Decided, Note, Template};
+    #[pymodule_export]
+    use super::wire::{
+        OutcomeBatch, Parcels, Wire, copy_outcomes, encrypt_webpush, read_answer, retry_after_s, rule_answered,
+        rule_unanswered, rule_unsent, settle,
+    };
     #[pymodule_export]
     use super::{buckets, check_json, hmac_sha256, shards, simulate};
 

@@ -9,6 +9,7 @@ use sendora_core::json::{self, Raw};
 use sendora_core::policy::{caps, decide, note};
 use sendora_core::template;
 
+use crate::wire::Wire;
 use crate::{broken, refused};
 
 #[pyclass(frozen)]
@@ -67,43 +68,52 @@ impl Note {
         note::Note::new(spec).map(Self).map_err(refused)
     }
 
-    #[pyo3(signature = (rows, caps, now_ms))]
-    fn decide(&self, py: Python<'_>, rows: &[u8], caps: Option<&Caps>, now_ms: i64) -> PyResult<Decided> {
+    #[pyo3(signature = (rows, caps, now_ms, wire=None))]
+    fn decide(
+        &self,
+        py: Python<'_>,
+        rows: &[u8],
+        caps: Option<&Caps>,
+        now_ms: i64,
+        wire: Option<&Wire>,
+    ) -> PyResult<Decided> {
         let decided = py.detach(|| {
             let mut caps = caps.map(Caps::inner);
-            self.0.decide(rows, caps.as_deref_mut(), now_ms)
+            let extra = wire.map_or(&[][..], |wire| wire.0.templates());
+            self.0.decide(rows, caps.as_deref_mut(), now_ms, extra)
         });
         decided.map(Decided).map_err(broken)
     }
 }
 
 #[pyclass(frozen)]
-pub struct Decided(decide::Decided);
+pub struct Decided(pub(crate) decide::Decided);
 
 #[pymethods]
 impl Decided {
     fn sends<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         // A chunk's texts repeat (platform, environment, bundle, often title and body): the last object is used again.
         let mut last: [Option<(&str, Bound<'py, PyString>)>; 6] = Default::default();
-        let rows = self.0.calls.iter().map(|call| {
+        let decided = &self.0;
+        let rows = decided.calls.iter().map(|call| {
             let mut again = |slot: usize, text| repeated(py, &mut last[slot], text);
-            let platform = again(0, &call.platform);
-            let environment = again(1, &call.environment);
-            let bundle_id = call.bundle_id.as_deref().map(|text| again(2, text));
-            let title = again(3, &call.title);
-            let body = again(4, &call.body);
-            let variant = call.variant.as_deref().map(|text| again(5, text));
+            let platform = again(0, decided.text(call.platform));
+            let environment = again(1, decided.text(call.environment));
+            let bundle_id = decided.optional(call.bundle_id).map(|text| again(2, text));
+            let title = again(3, decided.text(call.title));
+            let body = again(4, decided.text(call.body));
+            let variant = decided.optional(call.variant).map(|text| again(5, text));
             PyTuple::new(
                 py,
                 [
                     call.position.into_pyobject(py)?.into_any(),
                     PyBytes::new(py, &call.recipient).into_any(),
                     platform.into_any(),
-                    PyString::new(py, &call.token).into_any(),
-                    call.subscription.as_deref().into_pyobject(py)?.into_any(),
+                    PyString::new(py, decided.text(call.token)).into_any(),
+                    decided.optional(call.subscription).into_pyobject(py)?.into_any(),
                     environment.into_any(),
                     bundle_id.into_pyobject(py)?.into_any(),
-                    call.user_id.as_deref().into_pyobject(py)?.into_any(),
+                    decided.optional(call.user_id).into_pyobject(py)?.into_any(),
                     title.into_any(),
                     body.into_any(),
                     variant.into_pyobject(py)?.into_any(),
@@ -123,11 +133,11 @@ impl Decided {
             (
                 stay.position,
                 recipient,
-                stay.user_id.as_deref(),
+                self.0.optional(stay.user_id),
                 stay.state,
                 stay.reason,
                 stay.due_ms,
-                stay.variant.as_deref(),
+                self.0.optional(stay.variant),
             )
         });
         rows.collect()

@@ -1,7 +1,7 @@
 """The channel as delivery asks it: whom, what is needed of them, which requests, and what an answer means."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from tests.api import Api
 from tests.make import Make, Org
 from tests.modules.push.conftest import APNS, P8, subscription
 
+from sendora import _core
 from sendora.delivery.phases import BLOCKED, Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.delivery.submit import find_send
 from sendora.kernel import pg
@@ -37,16 +38,28 @@ async def asked(api: Api, kernel: Kernel, org: Org, **said: Any) -> Send:
     return await find_send(kernel, org.id, SendId(UUID(answer.data["id"])))
 
 
-async def planned(kernel: Kernel, send: Send) -> tuple[Targets, set[UUID]]:
-    """Whom the channel names, as the planner asks it."""
+async def planned(
+    kernel: Kernel, send: Send, meanwhile: Callable[[], Awaitable[object]] | None = None
+) -> tuple[Targets, set[UUID]]:
+    """Whom the channel names, as the planner asks it; `meanwhile` happens when the first of them are planned."""
     async with kernel.db.acquire() as connection:
         await connection.execute(
             "CREATE TEMPORARY TABLE plan_targets (shard smallint NOT NULL, recipient uuid NOT NULL,"
             " PRIMARY KEY (shard, recipient))"
         )
+        rows = []
+
+        async def ready() -> None:
+            nonlocal meanwhile
+            rows.extend(await connection.fetch("SELECT shard, recipient FROM plan_targets"))
+            await connection.execute("TRUNCATE plan_targets")
+            if rows and meanwhile is not None:
+                happens, meanwhile = meanwhile, None
+                await happens()
+
         try:
-            targets = await CHANNEL.recipients(kernel, connection, send)
-            rows = await connection.fetch("SELECT recipient FROM plan_targets")
+            targets = await CHANNEL.recipients(kernel, connection, send, ready)
+            await ready()
         finally:
             await connection.execute("DROP TABLE plan_targets")
     assert len({row["recipient"] for row in rows}) == len(rows)
@@ -129,6 +142,25 @@ async def test_users_are_whoever_took_them_over(api: Api, kernel: Kernel, make: 
         assert (whom, targets.unreachable, targets.as_of) == ({old, new}, 1, None)
     targets, whom = await planned(kernel, await asked(api, kernel, shop, userIds=["anna", "bert"]))
     assert (whom, targets.unreachable) == ({old, new, bert}, 0)
+
+
+@pytest.mark.rule("C69")
+async def test_a_device_that_changes_hands_while_it_is_planned_is_planned_once(
+    api: Api, kernel: Kernel, make: Make, shop: Org
+) -> None:
+    """Design 4: the plan goes shard by shard, and it is one instant that it plans."""
+    names = [f"user-{n}" for n in range(200)]
+    by_shard = sorted(zip(_core.shards(shop.project.bytes, names), names, strict=True))
+    first, last = by_shard[0][1], by_shard[-1][1]
+    for name in (first, last):
+        await make.profile(shop, name)
+    hers, his = await devices(make, shop, first, last)
+    audience = (await api.post("/audiences", {"name": "all", "rules": {"all": []}}, key=shop.sk)).data["id"]
+    send = await asked(api, kernel, shop, audienceId=audience)
+    targets, whom = await planned(kernel, send, meanwhile=lambda: make.profile(shop, last, anonymousId=first))
+    assert (whom, targets.unreachable) == ({hers, his}, 0)
+    targets, whom = await planned(kernel, send)
+    assert (whom, targets.unreachable) == ({hers, his}, 0)
 
 
 @pytest.mark.rule("B075", "B079", "B094", "C47")

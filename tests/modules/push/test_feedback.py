@@ -155,7 +155,7 @@ def test_folding_opens(said: list[tuple[int, int, str | None]], chance: Any) -> 
 # -- dead addresses
 
 
-def outcomes(org: Org, *ended: tuple[str, str, str | None, str | None]) -> Message:
+def outcomes(org: Org, *ended: tuple[str, str, str | None, str | None], provider: str = "apns") -> Message:
     """(device, state, reason, provider id)."""
     message = Outcomes(
         org=org.id,
@@ -170,6 +170,7 @@ def outcomes(org: Org, *ended: tuple[str, str, str | None, str | None]) -> Messa
                 state=state,
                 reason=reason,
                 variant=None,
+                provider=provider,
                 provider_id=provider_id,
                 attempt=1,
                 repeated=False,
@@ -245,9 +246,11 @@ async def test_what_one_of_apples_environments_accepts_proves_nothing_of_the_oth
     fine = (await make.token(org, uuid4().hex * 2))["id"]
     bad = (await make.token(org, uuid4().hex * 2, environment="sandbox"))["id"]
     also = (await make.token(org, uuid4().hex * 2, environment="sandbox"))["id"]
-    await prune(kernel, [outcomes(org, (fine, "accepted", None, "x"), (bad, "rejected", "BadDeviceToken", None))])
+    dead = (bad, "rejected", "BadDeviceToken", None)
+    sandbox = outcomes(org, dead, provider="apns:sandbox")
+    await prune(kernel, [outcomes(org, (fine, "accepted", None, "x")), sandbox])
     assert (await active(api, org))[bad] is True
-    await prune(kernel, [outcomes(org, (also, "accepted", None, "x"), (bad, "rejected", "BadDeviceToken", None))])
+    await prune(kernel, [outcomes(org, (also, "accepted", None, "x"), dead, provider="apns:sandbox")])
     assert await active(api, org) == {fine: True, also: True, bad: False}
 
 
@@ -260,7 +263,8 @@ async def test_many_deaths_are_told_at_once(
     answers = await asyncio.gather(*(api.post("/push/tokens", one, key=org.pk) for one in body))
     ids = [answer.data["id"] for answer in answers]
     dead = [(id_, "rejected", "UNREGISTERED", None) for id_ in ids[:n]]
-    await prune(kernel, [outcomes(org, *dead, *((id_, "accepted", None, "x") for id_ in ids[n:]))])
+    fine = [(id_, "accepted", None, "x") for id_ in ids[n:]]
+    await prune(kernel, [outcomes(org, *dead, *fine, provider="fcm")])
     await kernel.bus.client.flush()
 
     def invalidated() -> bool:
@@ -277,7 +281,7 @@ async def test_a_jump_in_the_dead_rate_stops_pruning(api: Api, kernel: Kernel, o
     ids = [answer.data["id"] for answer in answers]
     accepted = [(id_, "accepted", None, "x") for id_ in ids[:10]]
     dead = [(id_, "rejected", "UNREGISTERED", None) for id_ in ids[10:]]
-    await prune(kernel, [outcomes(org, *accepted, *dead)])
+    await prune(kernel, [outcomes(org, *accepted, *dead, provider="fcm")])
     alive = await kernel.db.fetchval("SELECT count(*) FROM push_tokens WHERE org_id = $1 AND is_active", org.id)
     assert alive == 120
     count = "SELECT count(*) FROM push_tokens WHERE org_id = $1 AND quarantined_at IS NOT NULL"

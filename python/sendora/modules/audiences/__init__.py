@@ -8,7 +8,6 @@ from sendora.modules.audiences.routes import ROUTES
 from sendora.modules.audiences.service import (
     ASK_SUBJECT,
     answer,
-    drop_members,
     evaluate,
     find,
     members,
@@ -20,7 +19,6 @@ __all__ = [
     "Audience",
     "Members",
     "Membership",
-    "drop_members",
     "evaluate",
     "find",
     "members",

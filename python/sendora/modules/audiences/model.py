@@ -75,10 +75,14 @@ class Membership(Wire, frozen=True, kw_only=True):
 
 
 class Members(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in the temporary table `audience_members`."""
+    """Who is in an audience, by shard of the dispatch cluster. Nobody, when there is no split."""
 
-    count: int
     as_of: datetime
+    split: _core.Split | None
+
+    def of(self, shard: int) -> bytes | None:
+        """pgcopy of their external ids; None for nobody at all."""
+        return None if self.split is None else self.split.of(shard)
 
 
 class Question(Wire, frozen=True, kw_only=True):

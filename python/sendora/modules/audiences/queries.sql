@@ -65,16 +65,3 @@ SELECT $5::text, e.event_type, e.occurred_at, CASE WHEN $6::boolean THEN e.prope
 -- name: one_person
 SELECT external_id, email, traits, lifecycle FROM profiles
  WHERE org_id = $1::uuid AND project_id = $2::uuid AND external_id = $3::text AND merged_into IS NULL;
-
--- name: make_members
-CREATE TEMPORARY TABLE audience_members (external_id text NOT NULL);
-
--- name: drop_members
-DROP TABLE IF EXISTS pg_temp.audience_members;
-
--- name: index_members
--- Sorted as they came; the planner of the joins to come must know how many there are.
-ANALYZE audience_members;
-
--- name: page_of_members
-SELECT external_id FROM audience_members ORDER BY external_id OFFSET $1 LIMIT $2;

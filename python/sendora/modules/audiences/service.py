@@ -7,7 +7,6 @@ needs its own write counted waits for the position first (delivery does, for eac
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -61,22 +60,16 @@ async def find(kernel: Kernel, org: OrgId, audience: AudienceId) -> Audience:
     return found
 
 
-async def members(kernel: Kernel, connection: Connection, org: OrgId, audience: AudienceId) -> Members:
-    """Fill the temporary table `audience_members (external_id text)` of this connection with who is in the audience
-    now; the caller drops it (`drop_members`). Nobody, when the audience was deleted meanwhile."""
-    found = await store.find(connection, org, audience)
-    as_of = await store.as_of(connection)
-    rule = _rule(kernel, found)
-    if found is None or rule is None:
-        await store.make_nobody(connection)
-        return Members(count=0, as_of=as_of)
-    evaluation = await evaluate(kernel, connection, org, found.project, rule, as_of, purpose="send")
-    count = await store.make_members(connection, await asyncio.to_thread(evaluation.members))
-    return Members(count=count, as_of=as_of)
-
-
-async def drop_members(connection: Connection) -> None:
-    await store.drop_members(connection)
+async def members(kernel: Kernel, org: OrgId, audience: AudienceId) -> Members:
+    """Who is in the audience now. Nobody, when it was deleted meanwhile."""
+    async with kernel.db.acquire() as connection:
+        found = await store.find(connection, org, audience)
+        as_of = await store.as_of(connection)
+        rule = _rule(kernel, found)
+        if found is None or rule is None:
+            return Members(as_of=as_of, split=None)
+        evaluation = await evaluate(kernel, connection, org, found.project, rule, as_of, purpose="send")
+    return Members(as_of=as_of, split=await asyncio.to_thread(evaluation.split, found.project.bytes))
 
 
 async def members_of(kernel: Kernel, org: OrgId, project: ProjectId, audience: AudienceId, page: Page) -> Listed[str]:
@@ -84,13 +77,14 @@ async def members_of(kernel: Kernel, org: OrgId, project: ProjectId, audience: A
     found = await store.find(kernel.db, org, audience)
     if found is None or found.deleted_at is not None or found.project != project:
         raise NotFound("Audience")
+    rule = _rule(kernel, found)
+    if rule is None:
+        return Listed([], 0)
     async with kernel.db.acquire() as connection:
-        try:
-            filled = await members(kernel, connection, org, audience)
-            return Listed(await store.page_of_members(connection, page), filled.count)
-        finally:
-            with suppress(Exception):  # Else it goes with the connection, which broke.
-                await store.drop_members(connection)
+        as_of = await store.as_of(connection)
+        evaluation = await evaluate(kernel, connection, org, project, rule, as_of, purpose="list")
+    rows = await asyncio.to_thread(evaluation.page, page.offset, page.size)
+    return Listed(rows, await asyncio.to_thread(evaluation.count))
 
 
 async def memberships_of(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> list[Membership]:

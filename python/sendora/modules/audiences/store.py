@@ -9,7 +9,7 @@ from asyncpg import Record
 from sendora import _core
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.ids import AudienceId, OrgId, ProjectId, new_id
-from sendora.kernel.pg import Connection, Database, copy_in, copy_out, queries
+from sendora.kernel.pg import Connection, Database, copy_out, queries
 from sendora.kernel.wire import Listed, Page
 from sendora.modules.audiences.model import Audience
 
@@ -102,28 +102,6 @@ async def feed_one(
         arguments = (org, project, list(types), since, person, properties, list(names))
         await copy_out(connection, SQL.events_of_one, *arguments, sink=events)
     await copy_out(connection, SQL.one_person, org, project, person, sink=people)
-
-
-async def make_members(connection: Connection, members: bytes) -> int:
-    """The table `audience_members` of this connection, until `drop_members`."""
-    await connection.execute(SQL.drop_members)
-    await connection.execute(SQL.make_members)
-    count = await copy_in(connection, "audience_members", ["external_id"], members)
-    await connection.execute(SQL.index_members)
-    return count
-
-
-async def make_nobody(connection: Connection) -> None:
-    await connection.execute(SQL.drop_members)
-    await connection.execute(SQL.make_members)
-
-
-async def drop_members(connection: Connection) -> None:
-    await connection.execute(SQL.drop_members)
-
-
-async def page_of_members(connection: Connection, page: Page) -> list[str]:
-    return [row["external_id"] for row in await connection.fetch(SQL.page_of_members, page.offset, page.size)]
 
 
 def _there(row: Record | None) -> Record:

@@ -5,11 +5,12 @@ It serves the httpx lane, and it is the oracle of the native one.
 
 from collections.abc import Mapping
 from typing import Any, Final
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 import msgspec
 
 from sendora.delivery.retry import Schedule
+from sendora.kernel.config import Push
 from sendora.modules.push.model.providers import Apns
 from sendora.modules.push.parts import (
     HOPELESS,
@@ -33,6 +34,9 @@ PAYLOAD_MAX: Final = 4_096
 
 DOWN: Final = Schedule(base_s=900.0, doubling=False)
 """Apple asks for 15 minutes after a 500 or 503 (providers.md 3.6)."""
+
+INSTANT_MAX: Final = 10**15
+"""Fifteen digits of milliseconds end in the year 33658; what is beyond is no instant."""
 
 MISMATCH: Final = "environment_mismatch"
 """A development device under a credential that is valid for production alone."""
@@ -135,6 +139,15 @@ def environment(secret: Apns, address: Address) -> str | None:
     return "sandbox" if secret.environment == "sandbox" else None
 
 
+def lane(credential: UUID, environment: str) -> str:
+    """Its connections carry one provider token to one of Apple's hosts."""
+    return f"apns:{credential}:{environment}"
+
+
+def url(urls: Push, environment: str) -> str:
+    return urls.apns_sandbox_url if environment == "sandbox" else urls.apns_production_url
+
+
 def read(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
     """providers.md 1.6. The id of a 410 carries Apple's instant: `<apns-id>@<ms>`, see `gone_at_ms`."""
     apns_id = headers.get("apns-id")
@@ -146,7 +159,7 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
         meaning = STATUSES.get(status, OTHER_5XX if status >= 500 else REJECTED)
         return verdict(meaning, f"http_{status}", headers, apns_id)
     timestamp = said.get("timestamp")
-    if status == 410 and isinstance(timestamp, int) and not isinstance(timestamp, bool):
+    if status == 410 and type(timestamp) is int and 0 <= timestamp < INSTANT_MAX:
         apns_id = f"{apns_id or ''}@{timestamp}"
     return verdict(REASONS[reason], reason, headers, apns_id)
 

@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from sendora import _core
-from sendora.delivery.channel import Connection
-from sendora.delivery.phases import BLOCKED, Call, Chunk, Outcome, Reply, Send, Targets
+from sendora.delivery.channel import Connection, Ready
+from sendora.delivery.phases import BLOCKED, SHARDS, Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.delivery.retry import retry_after_s, wait_s
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
@@ -45,6 +45,7 @@ from sendora.modules.push.parts import (
     Posted,
     Transport,
     Verdict,
+    provider_of,
 )
 from sendora.modules.push.personal import Personal
 from sendora.modules.push.store import content as content_store
@@ -79,15 +80,18 @@ class PushChannel:
 
     name = NAME
 
-    async def recipients(self, kernel: Kernel, connection: Connection, send: Send) -> Targets:
-        """B093: users and raw tokens as they were named, an audience as it is now (B075)."""
+    async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
+        """B093: users and raw tokens as they were named, an audience as it is now (B075), shard by shard."""
         target = msgspec.convert(send.target, Target)
         if target.audience_id is not None:
-            members = await audiences.members(kernel, connection, send.org, AudienceId(target.audience_id))
-            try:
-                unreachable = await targets.plan_members(connection, send.org, send.project)
-            finally:
-                await audiences.drop_members(connection)
+            members = await audiences.members(kernel, send.org, AudienceId(target.audience_id))
+            unreachable = 0
+            async with targets.slices(kernel, send.org, send.project) as slices:
+                for shard in range(SHARDS):
+                    named = members.of(shard)
+                    if named is not None:
+                        unreachable += await slices.plan(connection, shard, named)
+                        await ready()
             return Targets(unreachable=unreachable, as_of=members.as_of, complete=True)
         if target.tokens is not None:
             unreachable = await targets.plan_tokens(connection, send.org, send.project, target.tokens)
@@ -193,6 +197,7 @@ class PushSending:
             state="accepted" if verdict.state == "accepted" else "rejected",
             reason=verdict.reason,
             variant=posted.variant,
+            provider=provider_of(call.lane),
             provider_id=verdict.provider_id,
         )
 
@@ -286,8 +291,7 @@ class PushSending:
                 body = apns.payload(parts, address)
                 if len(body) > apns.PAYLOAD_MAX:
                     return TOO_LARGE
-                url = urls.apns_sandbox_url if environment == "sandbox" else urls.apns_production_url
-                lane = f"apns:{id_}:{environment}"
+                url, lane = apns.url(urls, environment), apns.lane(id_, environment)
                 if halted := self._process.halts.reason(self._send.id, lane):
                     return halted
                 return apns.build(parts, address, secret, url=url, lane=lane, bearer=token, now_s=now_s, body=body)
@@ -295,7 +299,7 @@ class PushSending:
                 built = fcm.message(parts, address)
                 if fcm.size(built) > fcm.PAYLOAD_MAX:
                     return TOO_LARGE
-                lane = f"fcm:{id_}"
+                lane = fcm.lane(id_)
                 if halted := self._process.halts.reason(self._send.id, lane):
                     return halted
                 return fcm.build(
@@ -364,6 +368,7 @@ class PushSending:
             state="deferred",
             reason=reason,
             variant=posted.variant,
+            provider=provider_of(posted.lane),
             provider_id=provider_id,
             due_at=from_millis(now_ms + int(wait * 1_000)),
             counted=counted,

@@ -31,7 +31,7 @@ from uuid import UUID
 
 import msgspec
 
-from sendora.delivery.account import Ended, Outcomes
+from sendora import _core
 from sendora.kernel.bus import LIFECYCLE, Message
 from sendora.kernel.clock import from_millis, iso
 from sendora.kernel.ids import NIL, OrgId, ProjectId, SendId
@@ -80,14 +80,28 @@ RETIRES: Final[Mapping[str, Meaning]] = {
 }
 """The reasons of the ledger that mean a dead address."""
 
+PLATFORMS: Final = {"apns": "ios", "apns:sandbox": "ios:sandbox", "fcm": "android", "webpush": "web"}
+"""Whose addresses each provider of the ledger speaks for: what one of Apple's environments accepts says nothing of the
+other's tokens."""
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """What a batch says of one platform's addresses."""
+
+    accepted: int
+    dead: list[Dead]
+
 
 async def prune(kernel: Kernel, messages: list[Message]) -> None:
-    by_project: dict[tuple[OrgId, ProjectId], list[Ended]] = defaultdict(list)
-    for message in messages:
-        said = msgspec.json.decode(message.data, type=Outcomes)
-        by_project[OrgId(said.org), ProjectId(said.project)] += said.outcomes
-    for (org, project), outcomes in by_project.items():
-        await _prune(kernel, org, project, [one for one in outcomes if one.state in ("accepted", "rejected")])
+    said = _core.address_health([message.data for message in messages], list(RETIRES))
+    by_project: dict[tuple[OrgId, ProjectId], dict[str, Heard]] = defaultdict(dict)
+    for org, project, provider, accepted, dead in said:
+        if provider in PLATFORMS:
+            gone = [_dead(*one) for one in dead]
+            key = OrgId(UUID(bytes=org)), ProjectId(UUID(bytes=project))
+            by_project[key][PLATFORMS[provider]] = Heard(accepted, gone)
+    for (org_id, project_id), heard in by_project.items():
+        await _prune(kernel, org_id, project_id, heard)
 
 
 async def record_opens(kernel: Kernel, messages: list[Message]) -> None:
@@ -136,35 +150,19 @@ def held(health: Health) -> bool:
     return health.dead >= DEAD_MIN and health.dead > DEAD_RATE_MAX * (health.accepted + health.dead)
 
 
-async def _prune(kernel: Kernel, org: OrgId, project: ProjectId, outcomes: Sequence[Ended]) -> None:
-    if not outcomes:
-        return
-    platforms = await feedback.platforms(kernel.db, org, list({one.recipient for one in outcomes}))
-    seen: dict[str, Health] = {}
-    dead: dict[str, list[Dead]] = defaultdict(list)
-    for one in outcomes:
-        platform = platforms.get(one.recipient)
-        if platform is None:
-            continue
-        meaning = RETIRES.get(one.reason or "") if one.state == "rejected" else None
-        health = seen.get(platform, Health(accepted=0, dead=0))
-        if meaning is not None:
-            seen[platform] = Health(accepted=health.accepted, dead=health.dead + 1)
-            dead[platform].append(Dead(token=one.recipient, reason=one.reason or "", dead_at=_dead_at(one)))
-        elif one.state == "accepted":
-            seen[platform] = Health(accepted=health.accepted + 1, dead=health.dead)
-    if not seen:
-        return
+async def _prune(kernel: Kernel, org: OrgId, project: ProjectId, heard: Mapping[str, Heard]) -> None:
+    health = {name: Health(accepted=one.accepted, dead=len(one.dead)) for name, one in heard.items()}
+    dead = {platform: one.dead for platform, one in heard.items() if one.dead}
     async with kernel.db.transaction() as connection:
-        await feedback.add_health(connection, org, project, seen)
+        await feedback.add_health(connection, org, project, health)
         if not dead:
             return
         recent = await feedback.recent_health(connection, org, project, WINDOW_MIN)
         retired: list[Retired] = []
         for platform, found in sorted(dead.items()):
-            health = recent.get(platform, Health(accepted=0, dead=0))
-            doubtful = [one for one in found if RETIRES[one.reason].doubtful and not health.accepted]
-            holding = found if held(health) else doubtful
+            lately = recent.get(platform, Health(accepted=0, dead=0))
+            doubtful = [one for one in found if RETIRES[one.reason].doubtful and not lately.accepted]
+            holding = found if held(lately) else doubtful
             if holding:
                 count = await feedback.quarantine(connection, org, holding)
                 kernel.metrics.count("prune_held", count, platform=platform)
@@ -173,14 +171,15 @@ async def _prune(kernel: Kernel, org: OrgId, project: ProjectId, outcomes: Seque
                     org=str(org),
                     project=str(project),
                     platform=platform,
-                    dead=health.dead,
-                    accepted=health.accepted,
+                    dead=lately.dead,
+                    accepted=lately.accepted,
                 )
-            retiring = [] if held(health) else [one for one in found if one not in doubtful]
+            retiring = [] if held(lately) else [one for one in found if one not in doubtful]
             if retiring:
                 retired += await feedback.retire(connection, org, retiring)
         # Told before it is committed: what is told twice is recognised by its id.
-        first_at = {one.recipient: one.at for one in sorted(outcomes, key=lambda one: one.at, reverse=True)}
+        everybody = sorted((one for found in dead.values() for one in found), key=lambda one: one.at, reverse=True)
+        first_at = {one.token: one.at for one in everybody}
         for low in range(0, len(retired), TELL_MAX):
             await asyncio.gather(
                 *(
@@ -194,10 +193,12 @@ async def _prune(kernel: Kernel, org: OrgId, project: ProjectId, outcomes: Seque
         kernel.metrics.count("prune_retired", platform=gone.platform, reason=gone.reason)
 
 
-def _dead_at(one: Ended) -> datetime:
+def _dead(recipient: bytes, reason: str, provider_id: str | None, at_ms: int) -> Dead:
     """Since when: Apple says it with a 410 (F-V9); else when the provider answered."""
-    gone_at = apns.gone_at_ms(one.provider_id)
-    return one.at if gone_at is None else from_millis(gone_at)
+    at, gone_at = from_millis(at_ms), apns.gone_at_ms(provider_id)
+    return Dead(
+        token=UUID(bytes=recipient), reason=reason, dead_at=at if gone_at is None else from_millis(gone_at), at=at
+    )
 
 
 def _invalidated(org: OrgId, one: Retired) -> Invalidated:

@@ -5,6 +5,7 @@ It serves the httpx lane, and it is the oracle of the native one.
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -112,6 +113,10 @@ def build(
         transport="fcm",
         grant=bearer,
     )
+
+
+def lane(credential: UUID) -> str:
+    return f"fcm:{credential}"
 
 
 def read(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:

@@ -127,6 +127,13 @@ def verdict(meaning: Meaning, reason: str, headers: Mapping[str, str], provider_
     )
 
 
+def provider_of(lane: str) -> str:
+    """The ledger's word for who was asked: a lane without its credential. Each of Apple's two environments speaks for
+    its own addresses only."""
+    transport = lane.partition(":")[0]
+    return f"{transport}:sandbox" if transport == "apns" and lane.endswith(":sandbox") else transport
+
+
 def delivery_id(send: UUID, recipient: UUID) -> str:
     return send.hex + recipient.hex
 

@@ -88,20 +88,11 @@ def plaintext(parts: Parts, address: Address) -> bytes:
 
 def build(parts: Parts, address: Address, secret: Vapid, *, proof: str, now_s: int, body: bytes) -> Posted:
     subscription = address.subscription or {}
-    headers = {
-        "ttl": str(ttl_s(parts, now_s)),
-        "urgency": urgency(parts),
-        "content-encoding": "aes128gcm",
-        "content-type": "application/octet-stream",
-        "authorization": f"vapid t={proof}, k={secret.public_key}",
-    }
-    if parts.collapse_id is not None:
-        headers["topic"] = topic(parts.collapse_id)
     return Posted(
         position=address.position,
         lane=f"webpush:{origin(address.token)}",
         url=address.token,
-        headers=headers,
+        headers=headers(parts, secret, proof=proof, now_s=now_s),
         body=encrypt(body, subscription["p256dh"], subscription["auth"]),
         recipient=address.recipient,
         user_id=address.user_id,
@@ -109,6 +100,19 @@ def build(parts: Parts, address: Address, secret: Vapid, *, proof: str, now_s: i
         transport="webpush",
         grant=proof,
     )
+
+
+def headers(parts: Parts, secret: Vapid, *, proof: str, now_s: int) -> dict[str, str]:
+    built = {
+        "ttl": str(ttl_s(parts, now_s)),
+        "urgency": urgency(parts),
+        "content-encoding": "aes128gcm",
+        "content-type": "application/octet-stream",
+        "authorization": f"vapid t={proof}, k={secret.public_key}",
+    }
+    if parts.collapse_id is not None:
+        built["topic"] = topic(parts.collapse_id)
+    return built
 
 
 def encrypt(

@@ -16,6 +16,12 @@ use crate::pgcopy::{Reader, Row};
 use crate::template::{Scopes, Template, follow, write_value};
 use crate::{Broken, Id, time};
 
+/// A chunk has 1,000 recipients, and a row a few hundred bytes, or a profile of 64 KB: far below what a span can name.
+const ROWS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Sixteen times a payload: a client's few placeholders must not become gigabytes over a chunk.
+const EXTRAS_BYTES_MAX: usize = 64 * 1024;
+
 /// The columns of a chunk's query, in their order.
 mod column {
     pub const POSITION: usize = 0;
@@ -37,20 +43,31 @@ mod column {
     pub const COUNT: usize = 16;
 }
 
+/// Where a text stands in [`Decided::texts`]: a chunk has ten thousand of them, and one allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    from: u32,
+    to: u32,
+}
+
 /// To be sent now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     pub position: i16,
     pub recipient: Id,
-    pub platform: String,
-    pub token: String,
-    pub subscription: Option<String>,
-    pub environment: String,
-    pub bundle_id: Option<String>,
-    pub user_id: Option<String>,
-    pub title: String,
-    pub body: String,
-    pub variant: Option<String>,
+    pub platform: Span,
+    pub token: Span,
+    pub subscription: Option<Span>,
+    pub environment: Span,
+    pub bundle_id: Option<Span>,
+    pub user_id: Option<Span>,
+    pub title: Span,
+    pub body: Span,
+    pub variant: Option<Span>,
+    /// Where its further texts begin in [`Decided::extras`].
+    extras: u32,
+    /// Its further texts were too many bytes for any payload, so the last of them are missing.
+    pub oversized: bool,
 }
 
 /// Not to be sent now, and why.
@@ -58,17 +75,50 @@ pub struct Call {
 pub struct Stay {
     pub position: i16,
     pub recipient: Id,
-    pub user_id: Option<String>,
+    pub user_id: Option<Span>,
     pub state: &'static str,
     pub reason: &'static str,
     pub due_ms: Option<i64>,
-    pub variant: Option<String>,
+    pub variant: Option<Span>,
 }
 
 #[derive(Debug, Default)]
 pub struct Decided {
     pub calls: Vec<Call>,
     pub stays: Vec<Stay>,
+    texts: String,
+    extras: Vec<Span>,
+    extras_each: usize,
+}
+
+impl Decided {
+    pub fn text(&self, span: Span) -> &str {
+        &self.texts[span.from as usize..span.to as usize]
+    }
+
+    pub fn optional(&self, span: Option<Span>) -> Option<&str> {
+        span.map(|span| self.text(span))
+    }
+
+    /// How many further templates were rendered for each call.
+    pub fn extras_each(&self) -> usize {
+        self.extras_each
+    }
+
+    /// What one of the further templates gave for this call.
+    pub fn extra(&self, call: &Call, index: u16) -> &str {
+        self.text(self.extras[call.extras as usize + usize::from(index)])
+    }
+
+    fn push(&mut self, text: &str) -> Span {
+        self.write(|texts| texts.push_str(text))
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut String)) -> Span {
+        let from = self.texts.len() as u32;
+        write(&mut self.texts);
+        Span { from, to: self.texts.len() as u32 }
+    }
 }
 
 /// Why a recipient stays: its state, the reason, and when it is due again.
@@ -79,12 +129,23 @@ const fn suppressed(reason: &'static str) -> Verdict {
 }
 
 impl Note {
-    pub fn decide(&self, rows: &[u8], mut caps: Option<&mut Caps>, now_ms: i64) -> Result<Decided, Broken> {
+    /// `extra` are templates outside of title and body; they are rendered here, where a recipient's row is at hand.
+    pub fn decide(
+        &self,
+        rows: &[u8],
+        mut caps: Option<&mut Caps>,
+        now_ms: i64,
+        extra: &[Template],
+    ) -> Result<Decided, Broken> {
         if let Some(caps) = &caps {
             caps.loaded()?;
         }
-        let mut decided = Decided::default();
-        let mut chunk = Chunk { note: self, now_ms, zones: HashMap::new() };
+        if rows.len() > ROWS_BYTES_MAX {
+            return Err(Broken("more rows than a chunk has"));
+        }
+        let mut decided = Decided { extras_each: extra.len(), ..Decided::default() };
+        decided.texts.reserve(rows.len() / 2);
+        let mut chunk = Chunk { note: self, extra, now_ms, zones: HashMap::new() };
         let mut stream = Reader::new(column::COUNT);
         stream.feed(rows, |row| chunk.recipient(row, caps.as_deref_mut(), &mut decided))?;
         stream.finish()?;
@@ -94,6 +155,7 @@ impl Note {
 
 struct Chunk<'n> {
     note: &'n Note,
+    extra: &'n [Template],
     now_ms: i64,
     /// A chunk has few zones and one now: each zone is asked once.
     zones: HashMap<String, Zone>,
@@ -107,7 +169,7 @@ enum Zone {
     QuietUntil(i64),
 }
 
-impl Chunk<'_> {
+impl<'n> Chunk<'n> {
     fn recipient(&mut self, row: &Row<'_>, caps: Option<&mut Caps>, decided: &mut Decided) -> Result<(), Broken> {
         let position = row.small(column::POSITION)?.ok_or(Broken("a recipient without position"))?;
         let recipient = row.id(column::RECIPIENT)?.ok_or(Broken("a recipient without id"))?;
@@ -117,25 +179,43 @@ impl Chunk<'_> {
             Some(verdict) => Err(verdict),
             None => self.person(row, user, &recipient, caps, &mut variant)?,
         };
-        let variant = variant.map(|variant| variant.key.clone());
-        let user_id = user.map(str::to_owned);
+        let variant = variant.map(|variant| decided.push(&variant.key));
+        let user_id = user.map(|user| decided.push(user));
         match verdict {
             Err(Verdict(state, reason, due_ms)) => {
                 decided.stays.push(Stay { position, recipient, user_id, state, reason, due_ms, variant });
             }
-            Ok((title, body)) => decided.calls.push(Call {
-                position,
-                recipient,
-                platform: owned(row.text(column::PLATFORM)?),
-                token: owned(row.text(column::TOKEN)?),
-                subscription: row.jsonb(column::SUBSCRIPTION)?.map(str::to_owned),
-                environment: owned(row.text(column::ENVIRONMENT)?),
-                bundle_id: row.text(column::BUNDLE_ID)?.map(str::to_owned),
-                user_id,
-                title,
-                body,
-                variant,
-            }),
+            Ok((title, body)) => {
+                let scopes = RowScopes::new(row, &self.note.event)?;
+                let extras = decided.extras.len() as u32;
+                let texts_max = decided.texts.len() + EXTRAS_BYTES_MAX;
+                for template in self.extra {
+                    let room = decided.texts.len() < texts_max;
+                    let span = decided.write(|out| {
+                        if room {
+                            template.render_to(&scopes, out)
+                        }
+                    });
+                    decided.extras.push(span);
+                }
+                let oversized = decided.texts.len() >= texts_max;
+                let call = Call {
+                    position,
+                    recipient,
+                    platform: decided.push(row.text(column::PLATFORM)?.unwrap_or_default()),
+                    token: decided.push(row.text(column::TOKEN)?.unwrap_or_default()),
+                    subscription: row.jsonb(column::SUBSCRIPTION)?.map(|text| decided.push(text)),
+                    environment: decided.push(row.text(column::ENVIRONMENT)?.unwrap_or_default()),
+                    bundle_id: row.text(column::BUNDLE_ID)?.map(|text| decided.push(text)),
+                    user_id,
+                    title: decided.write(|out| title.render_to(&scopes, out)),
+                    body: decided.write(|out| body.render_to(&scopes, out)),
+                    variant,
+                    extras,
+                    oversized,
+                };
+                decided.calls.push(call);
+            }
         }
         Ok(())
     }
@@ -186,15 +266,15 @@ impl Chunk<'_> {
         self.note.default_zone.as_ref().and_then(ask)
     }
 
-    /// What the person's variant, language and caps say; the texts when nothing holds them back.
-    fn person<'s>(
-        &'s self,
+    /// What the person's variant, language and caps say; title and body when nothing holds them back.
+    fn person(
+        &self,
         row: &Row<'_>,
         user: Option<&str>,
         recipient: &Id,
         caps: Option<&mut Caps>,
-        chosen: &mut Option<&'s Variant>,
-    ) -> Result<Result<(String, String), Verdict>, Broken> {
+        chosen: &mut Option<&'n Variant>,
+    ) -> Result<Result<(&'n Template, &'n Template), Verdict>, Broken> {
         let note = self.note;
         let mut buffer = uuid::Uuid::encode_buffer();
         let person = user.unwrap_or_else(|| uuid::Uuid::from_bytes(*recipient).hyphenated().encode_lower(&mut buffer));
@@ -222,14 +302,8 @@ impl Chunk<'_> {
         {
             return Ok(Err(suppressed("frequency_cap")));
         }
-        let scopes = RowScopes::new(row, &note.event)?;
-        let render = |template: &Template| template.render(&scopes);
-        Ok(Ok((render(title), render(body))))
+        Ok(Ok((title, body)))
     }
-}
-
-fn owned(text: Option<&str>) -> String {
-    text.unwrap_or_default().to_owned()
 }
 
 /// The scopes of B122 where they lie: the send's event, the row's columns, the profile's traits.

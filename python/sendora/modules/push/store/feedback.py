@@ -49,6 +49,8 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
     token: UUID
     reason: str
     dead_at: datetime
+    at: datetime
+    """When that was said."""
 
 
 class Retired(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,10 +104,6 @@ async def opens_of_project(db: Database | Connection, org: OrgId, project: Proje
 
 async def forget_opens(db: Database | Connection, org: OrgId, recipients: Sequence[UUID]) -> None:
     await db.execute(SQL.forget_opens, org, list(recipients))
-
-
-async def platforms(db: Database | Connection, org: OrgId, tokens: Sequence[UUID]) -> dict[UUID, str]:
-    return {row["id"]: row["platform"] for row in await db.fetch(SQL.platforms, org, list(tokens))}
 
 
 async def add_health(connection: Connection, org: OrgId, project: ProjectId, seen: Mapping[str, Health]) -> None:

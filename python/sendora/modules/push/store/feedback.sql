@@ -31,11 +31,6 @@ SELECT count(*) AS opened, count(o.clicked_at) AS clicked
 -- name: forget_opens
 DELETE FROM push_opens WHERE org_id = $1 AND recipient = ANY($2::uuid[]);
 
--- name: platforms
--- By lane: that one of Apple's environments accepts says nothing of the other's tokens.
-SELECT id, platform || CASE WHEN platform = 'ios' AND environment = 'sandbox' THEN ':sandbox' ELSE '' END AS platform
-  FROM push_tokens WHERE org_id = $1 AND id = ANY($2::uuid[]);
-
 -- name: add_health
 INSERT INTO push_lane_health AS h (org_id, project_id, platform, minute, accepted, dead)
 SELECT $1, $2, g.platform, date_trunc('minute', now()), g.accepted, g.dead

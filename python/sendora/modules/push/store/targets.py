@@ -1,6 +1,7 @@
 """Who a send is for, and what the decision needs of them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
 
@@ -9,7 +10,8 @@ import msgspec
 from sendora.delivery.phases import Chunk
 from sendora.kernel.clock import iso
 from sendora.kernel.ids import OrgId, ProjectId, new_id
-from sendora.kernel.pg import Connection, Database, copy_out, queries
+from sendora.kernel.life import Kernel
+from sendora.kernel.pg import Connection, Database, copy_in, copy_out, queries
 from sendora.modules.push.model.tokens import guess_platform
 from sendora.modules.push.store.tokens import RAW, shards
 
@@ -34,11 +36,36 @@ async def plan_users(connection: Connection, org: OrgId, project: ProjectId, use
     return unreachable
 
 
-async def plan_members(connection: Connection, org: OrgId, project: ProjectId) -> int:
-    """How many members have no device."""
-    await _adopt(connection, org, project, None)
-    unreachable: int = await connection.fetchval(SQL.plan_members, org, project)
-    return unreachable
+@asynccontextmanager
+async def slices(kernel: Kernel, org: OrgId, project: ProjectId) -> AsyncIterator["Slices"]:
+    """Open onto one snapshot of the devices: one that changes hands while the slices are planned is in one of them."""
+    async with kernel.db.acquire() as connection:
+        await _adopt(connection, org, project, None)
+        async with connection.transaction(isolation="repeatable_read"):
+            await connection.execute(SQL.make_slices)
+            await connection.execute(SQL.fill_merged, org, project)
+            await connection.execute(SQL.index_merged)
+            yield Slices(connection, org, project)
+
+
+class Slices:
+    """The members of an audience become devices, shard by shard."""
+
+    def __init__(self, connection: Connection, org: OrgId, project: ProjectId) -> None:
+        self._connection = connection
+        self._org = org
+        self._project = project
+
+    async def plan(self, planner: Connection, shard: int, members: bytes) -> int:
+        """Write the devices of these members (of one shard) into the planner's table; how many members have none."""
+        await self._connection.execute(SQL.clear_slice)
+        await copy_in(self._connection, "audience_members", ["external_id"], members)
+        await self._connection.execute(SQL.fill_slice, self._org, self._project)
+        found: list[bytes] = []
+        await copy_out(self._connection, SQL.targets_of_slice, shard, sink=found.append)
+        await copy_in(planner, "plan_targets", ["shard", "recipient"], b"".join(found))
+        unreachable: int = await self._connection.fetchval(SQL.unreachable_of_slice)
+        return unreachable
 
 
 async def _adopt(connection: Connection, org: OrgId, project: ProjectId, users: list[str] | None) -> None:

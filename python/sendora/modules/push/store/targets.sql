@@ -86,9 +86,13 @@ WITH RECURSIVE up AS (
 SELECT count(DISTINCT t.id) FROM down d
   JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active;
 
--- name: plan_members
--- From the devices to the members: a project has far fewer takeovers than devices, so who took over whom is worked out
--- once. The mark of who was reached spares a second look at the devices.
+-- name: make_slices
+-- The tables of one plan's slices, on the connection whose snapshot they are read in. Who took over whom is worked out once.
+CREATE TEMPORARY TABLE audience_members (external_id text NOT NULL) ON COMMIT DROP;
+CREATE TEMPORARY TABLE slice_targets (recipient uuid, person text NOT NULL) ON COMMIT DROP;
+CREATE TEMPORARY TABLE slice_merged (person text NOT NULL, name text NOT NULL) ON COMMIT DROP;
+
+-- name: fill_merged
 WITH RECURSIVE chain AS (
     SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
       FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into IS NOT NULL
@@ -96,18 +100,36 @@ WITH RECURSIVE chain AS (
     SELECT c.name, p.merged_into, c.depth + 1
       FROM chain c JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
      WHERE p.merged_into IS NOT NULL AND c.depth < 16
-), merged AS (
-    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
-), found AS (
-    SELECT t.shard, t.id, m.external_id
-      FROM push_tokens t
-      LEFT JOIN merged g ON g.name = t.user_id
-      JOIN audience_members m ON m.external_id = coalesce(g.person, t.user_id)
-     WHERE t.org_id = $1 AND t.project_id = $2 AND t.is_active
-), written AS (
-    INSERT INTO plan_targets (shard, recipient) SELECT shard, id FROM found ON CONFLICT DO NOTHING
 )
-SELECT (SELECT count(*) FROM audience_members) - (SELECT count(DISTINCT external_id) FROM found);
+INSERT INTO slice_merged (person, name) SELECT DISTINCT ON (name) at, name FROM chain ORDER BY name, depth DESC;
+
+-- name: index_merged
+CREATE INDEX ON slice_merged (person);
+ANALYZE slice_merged;
+
+-- name: clear_slice
+TRUNCATE audience_members, slice_targets;
+
+-- name: fill_slice
+-- The devices of each member, under every name that the member ever had; a row without one tells of who has none. OFFSET 0
+-- keeps it a look-up for each member: a slice is a small part of the devices, whatever the planner thinks of a table that
+-- was filled a moment ago.
+INSERT INTO slice_targets (recipient, person)
+SELECT t.id, o.person
+  FROM (SELECT external_id AS person, external_id AS owner FROM audience_members
+         UNION ALL
+        SELECT g.person, g.name FROM audience_members m JOIN slice_merged g ON g.person = m.external_id) AS o
+  LEFT JOIN LATERAL (
+      SELECT id FROM push_tokens t
+       WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = o.owner AND t.is_active
+      OFFSET 0) AS t ON true;
+
+-- name: unreachable_of_slice
+SELECT count(*) FROM (SELECT FROM slice_targets GROUP BY person HAVING count(recipient) = 0) AS nobody;
+
+-- name: targets_of_slice
+-- A person's shard, not what stands at the device: whoever was just taken over has caps in one place all the same.
+SELECT $1::smallint, recipient FROM slice_targets WHERE recipient IS NOT NULL;
 
 -- name: known_tokens
 SELECT token FROM push_tokens WHERE org_id = $1 AND token = ANY($2::text[]);

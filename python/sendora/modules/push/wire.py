@@ -1,0 +1,233 @@
+"""A send's requests as the library fills them for each recipient. Pure.
+
+What a payload looks like is said by the builders alone (`apns`, `fcm`, `webpush`). They are called here for nobody:
+where a recipient's own words belong stand marks, and the library (`_core.Wire`) cuts the texts at the marks. A mark is
+made of private-use characters around a number that is drawn anew for each compilation, so no client's text can be one;
+the line feed within it is written `\\n` in a JSON string and `\\\\n` in JSON within a JSON string, so that the library
+sees how often a word is to be escaped there. Seconds and ids have plain marks: numbers and ids that nobody else has.
+
+A button's text or address that renders as nothing is left out of the payload (`parts.shown_actions`), so there is a
+prototype for each combination of those that do.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+from uuid import UUID, uuid4, uuid5
+
+import msgspec
+
+from sendora.kernel.config import Push
+from sendora.modules.push import apns, fcm, webpush
+from sendora.modules.push.compose import Composed
+from sendora.modules.push.model.providers import Apns, Credential, Fcm, Vapid
+from sendora.modules.push.model.tokens import Environment
+from sendora.modules.push.parts import Address, Parts, Transport
+from sendora.modules.push.personal import Personal
+
+OPTIONAL_MAX: Final = 6
+"""Texts of buttons that differ from person to person: 64 prototypes of each payload, built in a few milliseconds."""
+
+OPEN: Final = "\ue000"
+CLOSE: Final = "\ue001"
+
+SLOTS: Final = ("title", "body", "token", "bundle", "proof")
+ENVIRONMENTS: Final[tuple[Environment, ...]] = ("production", "sandbox")
+
+
+class _Host(msgspec.Struct, frozen=True):
+    lane: str
+    url: str
+
+
+class _Carrier(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One transport's side of the spec of `_core.Wire`."""
+
+    away: bool = False
+    bytes_max: int = 0
+    bodies: list[str] = []
+    sizes: list[str] = []
+    headers: list[tuple[str, str]] = []
+    bundle: str = ""
+    hosts: dict[str, _Host | None] = {}
+    proofs: Mapping[str, str] = {}
+
+
+AWAY: Final = _Carrier(away=True)
+
+
+def spec(
+    composed: Composed,
+    *,
+    credentials: Mapping[Transport, Credential | None],
+    tokens: Mapping[Transport, str | None],
+    proofs: Mapping[str, str],
+    urls: Push,
+    halted: Callable[[str], str | None],
+) -> bytes | None:
+    """What `_core.Wire` compiles; None when the buttons differ in too many ways, and then the builders serve.
+
+    `tokens` has the transports that can be used right now, as `PushSending` finds them: without a credential the token
+    is None. `proofs` are VAPID tokens by origin, `halted` says why nobody is asked any more on a lane.
+    """
+    marks = _Marks(composed.parts)
+    if not marks.combinations:
+        return None
+    carriers: dict[Transport, _Carrier | None] = {}
+    for transport in ("apns", "fcm", "webpush"):
+        credential = credentials.get(transport)
+        token = tokens.get(transport)
+        match credential.secret if credential is not None else None:
+            case _ if transport not in tokens:
+                carriers[transport] = AWAY
+            case Apns() as secret if credential is not None and token is not None:
+                carriers[transport] = _apns(marks, credential, secret, token, urls)
+            case Fcm() as secret if credential is not None and token is not None:
+                carriers[transport] = _fcm(marks, credential, secret, token, urls)
+            case Vapid() as secret:
+                carriers[transport] = _webpush(marks, secret, proofs)
+            case _:
+                carriers[transport] = None
+    hosts = [host for one in carriers.values() if one is not None for host in one.hosts.values()]
+    reasons = {host.lane: halted(host.lane) for host in hosts if host is not None}
+    return msgspec.json.encode(
+        {
+            "send": composed.parts.send,
+            "expiresAt": composed.parts.expires_at_s,
+            "titled": composed.title is not None,
+            "marks": {
+                "open": marks.open,
+                "close": CLOSE,
+                "slots": SLOTS,
+                "plain": {
+                    str(marks.expires_at_s): "expires",
+                    str(marks.expires_at_s - marks.now_s): "ttl",
+                    marks.recipient.hex: "recipient",
+                    str(uuid5(composed.parts.send, marks.recipient.hex)): "requestId",
+                },
+            },
+            "templates": marks.templates,
+            "optional": [marks.templates.index(text) for text in marks.optional],
+            "halted": {lane: reason for lane, reason in reasons.items() if reason is not None},
+            **carriers,
+        }
+    )
+
+
+class _Marks:
+    """The marks of one compilation, and the send with marks for words."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.open = OPEN + secrets.token_hex(16)
+        # So long that no client's number is one of them, nor their difference.
+        self.now_s = 10**29 + secrets.randbelow(10**29)
+        self.expires_at_s = 10**30 + secrets.randbelow(10**30)
+        self.recipient: UUID = uuid4()
+        self.templates: list[str] = []
+        personal = Personal(parts)
+        self.optional = personal.button_texts
+        self.combinations: list[Parts] = []
+        """The send with its placeholders marked, for each way in which buttons' texts may be empty: the first of them
+        is empty where the lowest bit of the number is set."""
+        if len(self.optional) <= OPTIONAL_MAX:
+            marked = msgspec.structs.replace(
+                parts, expires_at_s=self.expires_at_s, data=personal.replaced_data(self._template)
+            )
+            for number in range(1 << len(self.optional)):
+                actions = personal.replaced_actions(partial(self._button, number))
+                self.combinations.append(msgspec.structs.replace(marked, actions=actions))
+
+    def address(self, *, bundle: bool = True, environment: str = ENVIRONMENTS[0]) -> Address:
+        return Address(
+            position=0,
+            recipient=self.recipient,
+            platform="",
+            token=self.slot("token"),
+            subscription=None,
+            environment=environment,
+            bundle_id=self.slot("bundle") if bundle else None,
+            user_id=None,
+            title=self.slot("title"),
+            body=self.slot("body"),
+            variant=None,
+        )
+
+    def slot(self, name: str) -> str:
+        return self._mark(SLOTS.index(name))
+
+    def _button(self, number: int, text: str) -> str:
+        return "" if number >> self.optional.index(text) & 1 else self._template(text)
+
+    def _template(self, text: str) -> str:
+        if text not in self.templates:
+            self.templates.append(text)
+        return self._mark(len(SLOTS) + self.templates.index(text))
+
+    def _mark(self, number: int) -> str:
+        return f"{self.open}\n{number}{CLOSE}"
+
+
+def _apns(marks: _Marks, credential: Credential, secret: Apns, token: str, urls: Push) -> _Carrier:
+    hosts: dict[str, _Host | None] = {}
+    headers: dict[str, str] = {}
+    bundle = ""
+    for device in ENVIRONMENTS:
+        address = marks.address(environment=device)
+        environment = apns.environment(secret, address)
+        if environment is None:
+            hosts[device] = None
+            continue
+        said: dict[str, Any] = {
+            "url": apns.url(urls, environment),
+            "lane": apns.lane(credential.id, environment),
+            "bearer": token,
+            "now_s": marks.now_s,
+            "body": b"",
+        }
+        call = apns.build(marks.combinations[0], address, secret, **said)
+        plain = apns.build(marks.combinations[0], marks.address(bundle=False), secret, **said)
+        headers, bundle = call.headers, plain.headers["apns-topic"]
+        hosts[device] = _Host(call.lane, call.url)
+    return _Carrier(
+        bytes_max=apns.PAYLOAD_MAX,
+        bodies=[apns.payload(parts, marks.address()).decode() for parts in marks.combinations],
+        headers=list(headers.items()),
+        bundle=bundle,
+        hosts=hosts,
+    )
+
+
+def _fcm(marks: _Marks, credential: Credential, secret: Fcm, token: str, urls: Push) -> _Carrier:
+    address = marks.address()
+    messages = [(parts, fcm.message(parts, address)) for parts in marks.combinations]
+    calls = [
+        fcm.build(
+            parts,
+            address,
+            secret,
+            url=urls.fcm_url,
+            lane=fcm.lane(credential.id),
+            bearer=token,
+            now_s=marks.now_s,
+            built=message,
+        )
+        for parts, message in messages
+    ]
+    return _Carrier(
+        bytes_max=fcm.PAYLOAD_MAX,
+        bodies=[call.body.decode() for call in calls],
+        sizes=[msgspec.json.encode(message).decode() for _, message in messages],
+        headers=list(calls[0].headers.items()),
+        hosts={"": _Host(calls[0].lane, calls[0].url)},
+    )
+
+
+def _webpush(marks: _Marks, secret: Vapid, proofs: Mapping[str, str]) -> _Carrier:
+    headers = webpush.headers(marks.combinations[0], secret, proof=marks.slot("proof"), now_s=marks.now_s)
+    return _Carrier(
+        bytes_max=webpush.PLAINTEXT_MAX,
+        bodies=[webpush.plaintext(parts, marks.address()).decode() for parts in marks.combinations],
+        headers=list(headers.items()),
+        proofs=proofs,
+    )

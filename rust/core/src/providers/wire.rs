@@ -1,0 +1,522 @@
+//! A send's requests: compiled from prototypes once, filled for each recipient.
+//!
+//! The life of a recipient here: a `Call` of the decision is sorted into a [`Parcel`] on a lane or refused with a reason
+//! ([`Parcels`]), and when its turn comes the parcel becomes a [`Request`]. Headers that are the same for everybody are
+//! shared between requests.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use ring::rand::SystemRandom;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::Transport;
+use super::shape::{Marks, Shape, Slot, Words};
+use super::webpush::{self, Keys, Unsealed};
+use crate::outcome::{Ruling, State};
+use crate::policy::decide::{Call, Decided};
+use crate::template::Template;
+use crate::{Broken, Id, Refused};
+
+/// As many buttons as a push has can lack their addresses, in every combination.
+const OPTIONAL_MAX: usize = 8;
+
+/// A send and its providers' credentials, compiled.
+pub struct Wire {
+    send: Id,
+    expires_s: i64,
+    titled: bool,
+    templates: Vec<Template>,
+    /// Extras whose place in the payload vanishes with them: each has a bit of the prototype's number.
+    optional: Vec<u16>,
+    apns: Carrier,
+    fcm: Carrier,
+    webpush: Carrier,
+    random: SystemRandom,
+}
+
+enum Carrier {
+    /// No credential is configured.
+    Missing,
+    /// Its provider token cannot be had right now.
+    Away,
+    Ready(Box<Provider>),
+}
+
+struct Provider {
+    bytes_max: usize,
+    /// By which extras are empty.
+    bodies: Vec<Shape>,
+    /// What counts against `bytes_max`, where it is not the body.
+    sizes: Vec<Shape>,
+    headers: Vec<(HeaderName, Value)>,
+    /// For devices that name no bundle.
+    bundle: String,
+    /// By the device's environment, "" for every one; None: the credential cannot reach it. Empty for Web Push, whose
+    /// lanes are the endpoints' origins.
+    hosts: Vec<(String, Option<Host>)>,
+    /// VAPID tokens by origin.
+    proofs: HashMap<String, String>,
+    wants_id: bool,
+}
+
+enum Value {
+    Same(HeaderValue),
+    Own(Shape),
+}
+
+struct Host {
+    lane: Arc<Lane>,
+    path: Shape,
+    halted: Option<Arc<str>>,
+}
+
+/// Names the connections that a request may travel on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lane {
+    pub transport: Transport,
+    pub name: Arc<str>,
+    /// scheme://host[:port].
+    pub base: String,
+}
+
+/// Why a recipient gets no request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    NoTemplate,
+    NoCredential,
+    Mismatch,
+    TooLarge,
+    /// The provider refuses the credential, whoever the recipient is.
+    Halted(Arc<str>),
+    /// The provider's token cannot be had right now.
+    Away,
+    BadKeys,
+    /// A word that no header can hold.
+    BadHeader,
+}
+
+impl Refusal {
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::NoTemplate => "template_missing",
+            Self::NoCredential => "no_credential",
+            Self::Mismatch => "environment_mismatch",
+            Self::TooLarge => "payload_too_large",
+            Self::Halted(reason) => reason,
+            Self::Away => "token_unavailable",
+            Self::BadKeys => "bad_subscription",
+            Self::BadHeader => "bad_header",
+        }
+    }
+
+    pub fn ruling(&self, now_ms: i64) -> Ruling<'_> {
+        match self {
+            Self::Away => Ruling::waiting("token_unavailable", now_ms),
+            other => Ruling::new(State::Rejected, Some(Cow::Borrowed(other.reason()))),
+        }
+    }
+}
+
+/// A call that can be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Parcel {
+    /// Its index in `Decided::calls`.
+    pub call: u32,
+    /// Its index in `Parcels::lanes`.
+    pub lane: u32,
+    host: u8,
+    body: u8,
+}
+
+/// The calls of a chunk, sorted.
+#[derive(Debug, Default)]
+pub struct Parcels {
+    pub lanes: Vec<Arc<Lane>>,
+    pub parcels: Vec<Parcel>,
+    pub refused: Vec<(u32, Refusal)>,
+}
+
+pub struct Request {
+    /// With its query.
+    pub path: String,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Request {
+    /// Without the headers, which carry a credential, and without what is said to whom.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({} bytes)", self.body.len())
+    }
+}
+
+impl Parcels {
+    /// The decision must have rendered the templates of this very wire.
+    pub fn new(wire: &Wire, decided: &Decided) -> Result<Self, Broken> {
+        if decided.extras_each() != wire.templates.len() {
+            return Err(Broken("decided without the templates of these requests"));
+        }
+        let mut sorted = Self { parcels: Vec::with_capacity(decided.calls.len()), ..Self::default() };
+        let mut origins: HashMap<String, u32> = HashMap::new();
+        for (index, call) in (0..).zip(&decided.calls) {
+            match wire.sort(decided, call, &mut sorted.lanes, &mut origins) {
+                Ok((lane, host, body)) => sorted.parcels.push(Parcel { call: index, lane, host, body }),
+                Err(refusal) => sorted.refused.push((index, refusal)),
+            }
+        }
+        Ok(sorted)
+    }
+
+    /// Origins of push services that a VAPID token is needed for, and the compiled send has none.
+    pub fn unproven<'p>(&'p self, wire: &'p Wire) -> impl Iterator<Item = &'p str> {
+        let web = self.lanes.iter().filter(|lane| lane.transport == Transport::WebPush);
+        web.map(|lane| lane.base.as_str()).filter(|origin| wire.proof(origin).is_none())
+    }
+}
+
+impl Wire {
+    pub fn new(spec: &[u8]) -> Result<Self, Refused> {
+        let spec: Spec = serde_json::from_slice(spec).map_err(|error| Refused::new("", error.to_string()))?;
+        let send = Uuid::try_parse(&spec.send).map_err(|_| Refused::new("send", "must be a UUID"))?.into_bytes();
+        if spec.optional.len() > OPTIONAL_MAX
+            || spec.optional.iter().any(|&extra| usize::from(extra) >= spec.templates.len())
+        {
+            return Err(Refused::new("optional", "must be few, and templates"));
+        }
+        let unknown = || Refused::new("marks", "an unknown slot");
+        let mut slots = Vec::new();
+        for name in &spec.marks.slots {
+            slots.push(Slot::named(name).ok_or_else(unknown)?);
+        }
+        slots.extend((0..spec.templates.len()).map(|extra| Slot::Extra(extra as u16)));
+        let mut plain = HashMap::new();
+        for (mark, name) in spec.marks.plain {
+            plain.insert(mark, Slot::named(&name).ok_or_else(unknown)?);
+        }
+        let marks = Marks::new(&spec.marks.open, spec.marks.close, slots, plain)?;
+        let combinations = 1 << spec.optional.len();
+        let carrier = |transport, given| carrier(transport, given, &marks, combinations, &spec.halted);
+        Ok(Self {
+            send,
+            expires_s: spec.expires_at,
+            titled: spec.titled,
+            apns: carrier(Transport::Apns, spec.apns)?,
+            fcm: carrier(Transport::Fcm, spec.fcm)?,
+            webpush: carrier(Transport::WebPush, spec.webpush)?,
+            templates: spec.templates.iter().map(|text| Template::new(text)).collect(),
+            optional: spec.optional,
+            random: SystemRandom::new(),
+        })
+    }
+
+    /// What has placeholders beside title and body: to be rendered by the decision.
+    pub fn templates(&self) -> &[Template] {
+        &self.templates
+    }
+
+    pub fn send(&self) -> Id {
+        self.send
+    }
+
+    /// The parcel's request as of now; a browser's is encrypted under a fresh key each time.
+    pub fn request(
+        &self,
+        decided: &Decided,
+        parcels: &Parcels,
+        parcel: &Parcel,
+        now_s: i64,
+    ) -> Result<Request, Refusal> {
+        let call = &decided.calls[parcel.call as usize];
+        let lane = &parcels.lanes[parcel.lane as usize];
+        let provider = self.provider(lane.transport)?;
+        let (mut hex, mut id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let recipient = simple(call.recipient, &mut hex);
+        let words = Own {
+            decided,
+            call,
+            bundle: &provider.bundle,
+            recipient,
+            proof: provider.proofs.get(&lane.base).map_or("", String::as_str),
+            request_id: if provider.wants_id {
+                let send = Uuid::from_bytes(self.send);
+                Uuid::new_v5(&send, recipient.as_bytes()).hyphenated().encode_lower(&mut id)
+            } else {
+                ""
+            },
+            ttl: (self.expires_s - now_s).max(0).to_string(),
+            expires: self.expires_s.max(now_s).to_string(),
+        };
+        let text = filled(&provider.bodies[usize::from(parcel.body)], &words);
+        let mut headers = Vec::with_capacity(provider.headers.len());
+        for (name, value) in &provider.headers {
+            let value = match value {
+                Value::Same(value) => value.clone(),
+                Value::Own(shape) => HeaderValue::try_from(filled(shape, &words)).map_err(|_| Refusal::BadHeader)?,
+            };
+            headers.push((name.clone(), value));
+        }
+        let (path, body) = match provider.hosts.get(usize::from(parcel.host)) {
+            Some((_, Some(host))) => (filled(&host.path, &words), text.into_bytes()),
+            _ => {
+                let keys = decided.optional(call.subscription).ok_or(Refusal::NoCredential)?;
+                let sealed = Keys::of_subscription(keys)
+                    .and_then(|keys| webpush::encrypt(text.as_bytes(), &keys, &self.random))
+                    .map_err(|unsealed| match unsealed {
+                        Unsealed::TooLarge => Refusal::TooLarge,
+                        Unsealed::BadKeys => Refusal::BadKeys,
+                        Unsealed::NoRandom => Refusal::Away,
+                    })?;
+                (path_of(webpush::split(decided.text(call.token)).1), sealed)
+            }
+        };
+        Ok(Request { path, headers, body })
+    }
+
+    fn provider(&self, transport: Transport) -> Result<&Provider, Refusal> {
+        let carrier = match transport {
+            Transport::Apns => &self.apns,
+            Transport::Fcm => &self.fcm,
+            Transport::WebPush => &self.webpush,
+        };
+        match carrier {
+            Carrier::Missing => Err(Refusal::NoCredential),
+            Carrier::Away => Err(Refusal::Away),
+            Carrier::Ready(provider) => Ok(provider),
+        }
+    }
+
+    fn proof(&self, origin: &str) -> Option<&str> {
+        let Carrier::Ready(provider) = &self.webpush else { return None };
+        provider.proofs.get(origin).map(String::as_str)
+    }
+
+    /// Lane, host and body of a call, or why it is not sent; the reasons in the order of the builders.
+    fn sort(
+        &self,
+        decided: &Decided,
+        call: &Call,
+        lanes: &mut Vec<Arc<Lane>>,
+        origins: &mut HashMap<String, u32>,
+    ) -> Result<(u32, u8, u8), Refusal> {
+        let transport = Transport::of(decided.text(call.platform)).ok_or(Refusal::NoCredential)?;
+        let provider = match self.provider(transport) {
+            Err(Refusal::NoCredential) if !self.titled => return Err(Refusal::NoTemplate),
+            found => found?,
+        };
+        if !self.titled {
+            return Err(Refusal::NoTemplate);
+        }
+        let body = self.body_of(decided, call);
+        if transport == Transport::WebPush {
+            if call.subscription.is_none() {
+                return Err(Refusal::NoCredential);
+            }
+            self.check_size(provider, decided, call, body)?;
+            let origin = webpush::split(decided.text(call.token)).0;
+            let lane = *origins.entry(origin).or_insert_with_key(|origin| {
+                let name = format!("{}:{origin}", transport.name()).into();
+                lanes.push(Arc::new(Lane { transport, name, base: origin.clone() }));
+                lanes.len() as u32 - 1
+            });
+            return Ok((lane, 0, body));
+        }
+        let environment = decided.text(call.environment);
+        let found = provider.hosts.iter().position(|(of, _)| of.is_empty() || of == environment);
+        let host = found.ok_or(Refusal::Mismatch)?;
+        let Some(known) = &provider.hosts[host].1 else { return Err(Refusal::Mismatch) };
+        self.check_size(provider, decided, call, body)?;
+        if let Some(reason) = &known.halted {
+            return Err(Refusal::Halted(Arc::clone(reason)));
+        }
+        let lane = lanes.iter().position(|lane| Arc::ptr_eq(lane, &known.lane)).unwrap_or_else(|| {
+            lanes.push(Arc::clone(&known.lane));
+            lanes.len() - 1
+        });
+        Ok((lane as u32, host as u8, body))
+    }
+
+    fn check_size(&self, provider: &Provider, decided: &Decided, call: &Call, body: u8) -> Result<(), Refusal> {
+        let shapes = if provider.sizes.is_empty() { &provider.bodies } else { &provider.sizes };
+        let mut buffer = Uuid::encode_buffer();
+        let words = Own {
+            decided,
+            call,
+            bundle: &provider.bundle,
+            recipient: simple(call.recipient, &mut buffer),
+            // What counts against a size names neither.
+            proof: "",
+            request_id: "",
+            ttl: String::new(),
+            expires: String::new(),
+        };
+        if call.oversized || shapes[usize::from(body)].exceeds(&words, provider.bytes_max) {
+            return Err(Refusal::TooLarge);
+        }
+        Ok(())
+    }
+
+    /// Which prototype: by the extras that are empty for this recipient.
+    fn body_of(&self, decided: &Decided, call: &Call) -> u8 {
+        let bits = (0..).zip(&self.optional);
+        bits.map(|(bit, &extra)| u8::from(decided.extra(call, extra).is_empty()) << bit).sum()
+    }
+}
+
+fn simple(id: Id, buffer: &mut [u8; 36 + 9]) -> &str {
+    Uuid::from_bytes(id).simple().encode_lower(buffer)
+}
+
+/// The words of one recipient.
+struct Own<'a> {
+    decided: &'a Decided,
+    call: &'a Call,
+    bundle: &'a str,
+    recipient: &'a str,
+    proof: &'a str,
+    request_id: &'a str,
+    ttl: String,
+    expires: String,
+}
+
+impl Words for Own<'_> {
+    fn word(&self, slot: Slot) -> &str {
+        let text = |span| self.decided.text(span);
+        match slot {
+            Slot::Title => text(self.call.title),
+            Slot::Body => text(self.call.body),
+            Slot::Token => text(self.call.token),
+            Slot::Bundle => match self.decided.optional(self.call.bundle_id) {
+                Some(bundle) if !bundle.is_empty() => bundle,
+                _ => self.bundle,
+            },
+            Slot::Proof => self.proof,
+            Slot::Recipient => self.recipient,
+            Slot::RequestId => self.request_id,
+            Slot::Ttl => &self.ttl,
+            Slot::Expires => &self.expires,
+            Slot::Extra(extra) => self.decided.extra(self.call, extra),
+        }
+    }
+}
+
+fn filled(shape: &Shape, words: &Own<'_>) -> String {
+    let mut out = String::with_capacity(shape.literal_bytes() + WORDS_BYTES);
+    shape.fill(words, &mut out);
+    out
+}
+
+/// What most recipients' words have together; the rest grows.
+const WORDS_BYTES: usize = 256;
+
+/// An endpoint's path as a request names it.
+fn path_of(behind_host: &str) -> String {
+    let path = behind_host.split('#').next().unwrap_or_default();
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
+fn carrier(
+    transport: Transport,
+    spec: Option<CarrierSpec>,
+    marks: &Marks,
+    combinations: usize,
+    halted: &BTreeMap<String, String>,
+) -> Result<Carrier, Refused> {
+    let Some(spec) = spec else { return Ok(Carrier::Missing) };
+    if spec.away {
+        return Ok(Carrier::Away);
+    }
+    let shapes = |texts: &[String]| texts.iter().map(|text| Shape::new(text, marks)).collect::<Result<Vec<_>, _>>();
+    let (bodies, sizes) = (shapes(&spec.bodies)?, shapes(&spec.sizes)?);
+    if bodies.len() != combinations || (!sizes.is_empty() && sizes.len() != combinations) {
+        return Err(Refused::new("bodies", "must be one for each combination"));
+    }
+    let mut headers = Vec::new();
+    for (name, value) in spec.headers {
+        let refused = |_| Refused::new("headers", "cannot be sent");
+        let shape = Shape::new(&value, marks)?;
+        let value = match shape.fixed() {
+            Some(fixed) => Value::Same(HeaderValue::from_str(fixed).map_err(|error| refused(error.to_string()))?),
+            None => Value::Own(shape),
+        };
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| refused(error.to_string()))?;
+        headers.push((name, value));
+    }
+    let mut hosts = Vec::new();
+    for (environment, host) in spec.hosts {
+        let host = host.map(|host| {
+            let (base, path) = webpush::split(&host.url);
+            Ok(Host {
+                halted: halted.get(&host.lane).map(|reason| reason.as_str().into()),
+                lane: Arc::new(Lane { transport, name: host.lane.into(), base }),
+                path: Shape::new(path, marks)?,
+            })
+        });
+        hosts.push((environment, host.transpose()?));
+    }
+    if hosts.is_empty() != (transport == Transport::WebPush) || hosts.len() > HOSTS_MAX {
+        return Err(Refused::new("hosts", "only a browser's endpoint is its own"));
+    }
+    let wants = |slot| headers.iter().any(|(_, value)| matches!(value, Value::Own(shape) if shape.has(slot)));
+    Ok(Carrier::Ready(Box::new(Provider {
+        bytes_max: spec.bytes_max,
+        bodies,
+        sizes,
+        bundle: spec.bundle,
+        hosts,
+        proofs: spec.proofs,
+        wants_id: wants(Slot::RequestId),
+        headers,
+    })))
+}
+
+/// Production and development.
+const HOSTS_MAX: usize = 2;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Spec {
+    send: String,
+    expires_at: i64,
+    titled: bool,
+    marks: MarksSpec,
+    templates: Vec<String>,
+    optional: Vec<u16>,
+    halted: BTreeMap<String, String>,
+    apns: Option<CarrierSpec>,
+    fcm: Option<CarrierSpec>,
+    webpush: Option<CarrierSpec>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MarksSpec {
+    open: String,
+    close: char,
+    slots: Vec<String>,
+    plain: HashMap<String, String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct CarrierSpec {
+    away: bool,
+    bytes_max: usize,
+    bodies: Vec<String>,
+    sizes: Vec<String>,
+    headers: Vec<(String, String)>,
+    bundle: String,
+    hosts: BTreeMap<String, Option<HostSpec>>,
+    proofs: HashMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostSpec {
+    lane: String,
+    url: String,
+}
