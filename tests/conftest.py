@@ -75,7 +75,14 @@ def servers(server_folder: Path) -> Iterator[Embedded]:
 
 @pytest.fixture(scope="session")
 async def settings(servers: Embedded) -> Settings:
-    settings = load({**servers.environment, "SENDORA_LOG__LEVEL": "warning", "SENDORA_LOG__FORMAT": "console"})
+    settings = load(
+        {
+            **servers.environment,
+            "SENDORA_LOG__LEVEL": "warning",
+            "SENDORA_LOG__FORMAT": "console",
+            "SENDORA_AUDIENCES__SNAPSHOT_DIR": "",
+        }
+    )
     await migrate(settings.postgres)
     return settings
 

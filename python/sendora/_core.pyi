@@ -203,7 +203,7 @@ class Index:
     def __len__(self) -> int:
         """People: profiles that nobody has taken over."""
     def streams_wanted(self, rule: Rule) -> list[str]:
-        """Keys of counted streams that the rule asks for and nobody has registered: JSON, {"event": .., "where": ..}."""
+        """Keys of counted streams that the rule asks for and nobody has registered: JSON {"event": .., "where": ..}."""
     def register_stream(self, key: str) -> None:
         """From here on the log is kept for it. ValueError when there are too many (256)."""
     def unregister_stream(self, key: str) -> None: ...

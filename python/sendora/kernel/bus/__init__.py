@@ -12,8 +12,9 @@ from sendora.kernel.bus.answering import Answering
 from sendora.kernel.bus.checks import BusRefused, examine, refusals
 from sendora.kernel.bus.client import DEAD, EVENTS, KEEP_S, LIFECYCLE, Bus, is_away
 from sendora.kernel.bus.position import LANE, Message, Position, parse_position, position_text
+from sendora.kernel.bus.pull import Gap
 from sendora.kernel.bus.stage import StageRunner
-from sendora.kernel.bus.tail import Gap, Tail, tail
+from sendora.kernel.bus.tail import Missing, Tail, tail
 
 __all__ = [
     "DEAD",
@@ -26,6 +27,7 @@ __all__ = [
     "BusRefused",
     "Gap",
     "Message",
+    "Missing",
     "Position",
     "StageRunner",
     "Tail",

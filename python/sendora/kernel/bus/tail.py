@@ -1,8 +1,9 @@
 """Reads a stream beside its consumers: from a position on, in order, acknowledging nothing.
 
 For whoever keeps its place itself and begins again from it: the JetStream consumer is made for one reading, lives in
-the server's memory and goes soon after its reader. A message that is missing (it has expired, the stream was made anew)
-is a Gap: what was made of the messages before it cannot be carried on.
+the server's memory and goes some time after its reader; when it went before (Gap) the reader makes another. A message
+that is missing (it has expired, the stream was made anew) is another matter: what was made of the messages before it
+cannot be carried on.
 """
 
 from collections.abc import AsyncIterator
@@ -15,13 +16,15 @@ from nats.js import api
 
 from sendora.kernel.bus.client import Bus
 from sendora.kernel.bus.position import Message
-from sendora.kernel.bus.pull import Gap, Pull, pull
+from sendora.kernel.bus.pull import Pull, pull
 from sendora.kernel.ids import new_id
 
-__all__ = ["Gap", "Tail", "tail"]
-
-IDLE_S: Final = 60.0
+IDLE_S: Final = 3_600.0
 """After so long without a request the server forgets a consumer whose reader died."""
+
+
+class Missing(Exception):
+    """What should follow is not there."""
 
 
 class Tail:
@@ -33,12 +36,12 @@ class Tail:
         self._source = source
 
     async def fetch(self, most: int) -> list[Message]:
-        """What follows, at most so much, or nothing within a second. Raises Gap."""
+        """What follows, at most so much, or nothing within a second. Raises Gap and Missing."""
         found = []
         for message in await self._source.fetch(most):
             at = message.metadata.sequence.stream
             if at != self.position + 1:
-                raise Gap(f"position {at} follows {self.position}")
+                raise Missing(f"position {at} follows {self.position}")
             self.position = at
             found.append(Message(message.subject, message.data, at, 1))
         return found

@@ -53,11 +53,10 @@ async def partition(db: Database, table: str, month: int) -> None:
     db.partitions.add((table, month))
 
 
-async def months(db: Database, table: str) -> list[int]:
+async def months(db: Database | Connection, table: str) -> list[int]:
     """The months that have a partition, ascending."""
     rows = await db.fetch(
-        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
-        " WHERE i.inhparent = to_regclass($1)",
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass($1)",
         table,
     )
     found = [row["relname"].removeprefix(f"{table}_").split("_") for row in rows]
