@@ -80,7 +80,7 @@ async def settings(servers: Embedded) -> Settings:
             **servers.environment,
             "SENDORA_LOG__LEVEL": "warning",
             "SENDORA_LOG__FORMAT": "console",
-            "SENDORA_AUDIENCES__SNAPSHOT_DIR": "",
+            "SENDORA_AUDIENCES__MEMORY_MB": "0",
         }
     )
     await migrate(settings.postgres)

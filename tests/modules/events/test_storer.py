@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import random
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -13,13 +12,12 @@ from uuid import uuid4
 import msgspec
 import pytest
 from tests.api import Api
-from tests.make import Make, Org
+from tests.make import Make, Org, random_text, raw_record
 
 from sendora import _core
 from sendora.kernel.bus import Message
 from sendora.kernel.clock import FixedClock, millis
 from sendora.kernel.config import Postgres
-from sendora.kernel.ids import new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Database, migrate, month_of
 from sendora.kernel.pg.positions import reached
@@ -288,18 +286,5 @@ async def test_erase_and_export(api: Api, make: Make, org: Org, kernel: Kernel) 
     assert [row async for row in events.module.export(kernel, org.id, org.project, "known")] == []
 
 
-def random_text(length: int, seed: int) -> str:
-    """Text that does not compress: what makes a key of an index too long."""
-    return random.Random(seed).randbytes(length // 2).hex()
-
-
 def record(store: Store, *, event_type: str) -> bytes:
-    """A record of the log made by hand, with its length: one that the check would not have let through."""
-
-    def short(text: str | None) -> bytes:
-        return b"\xff\xff" if text is None else struct.pack("<H", len(text)) + text.encode()
-
-    texts = (event_type, "m", "u", None, None, None, "prod", str(new_id()))
-    body = b"\x01" + store.org.bytes + store.project.bytes + struct.pack("<qq", NOW_MS, NOW_MS)
-    body += b"".join(short(text) for text in texts) + struct.pack("<I", 2) + b"{}"
-    return struct.pack("<I", len(body)) + body
+    return raw_record(store.org, store.project, NOW_MS, event_type=event_type)

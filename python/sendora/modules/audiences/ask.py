@@ -58,9 +58,9 @@ async def question(
 async def anybody(kernel: Kernel, asked: Question) -> Reply:
     """The index, or a worker that evaluates rows, within ASK_S; raises Unavailable."""
     async with _within(ASK_S):
-        replies = await _parts(kernel, asked, ASK_S)
+        replies = await index(kernel, asked, ASK_S)
         if replies is not None:
-            return _sum(replies)
+            return added(replies)
         answer = await kernel.bus.ask(ROWS_SUBJECT, msgspec.json.encode(asked), ASK_S)
         return msgspec.json.decode(answer, type=Reply)
 
@@ -69,7 +69,7 @@ async def members(kernel: Kernel, asked: Question) -> bytes | None:
     """A COPY of external ids, in no order; None when the index cannot tell."""
     try:
         async with _within(MEMBERS_S):
-            replies = await _parts(kernel, asked, MEMBERS_S)
+            replies = await index(kernel, asked, MEMBERS_S)
             if replies is None:
                 return None
             fetched = [_fetch(kernel, asked, part, reply) for part, reply in enumerate(replies) if reply.ticket]
@@ -82,19 +82,19 @@ async def page(kernel: Kernel, asked: Question) -> tuple[int, list[str]] | None:
     """How many there are, and the external ids of one page in their order; None when the index cannot tell."""
     parts = kernel.settings.audiences.parts
     if parts == 1:
-        replies = await _parts(kernel, asked, ASK_S)
+        replies = await index(kernel, asked, ASK_S)
         return None if replies is None else (replies[0].count, list(replies[0].names))
     if asked.offset > PAGE_OFFSET_MAX:
         return None
     end = asked.offset + asked.size
-    replies = await _parts(kernel, msgspec.structs.replace(asked, offset=0, size=end), ASK_S)
+    replies = await index(kernel, msgspec.structs.replace(asked, offset=0, size=end), ASK_S)
     if replies is None:
         return None
     names = sorted(name for reply in replies for name in reply.names)
     return sum(reply.count for reply in replies), names[asked.offset : end]
 
 
-async def _parts(kernel: Kernel, asked: Question, timeout_s: float) -> list[Reply] | None:
+async def index(kernel: Kernel, asked: Question, timeout_s: float) -> list[Reply] | None:
     """The answer of every part; None when one is missing."""
     payload = msgspec.json.encode(asked)
     parts = kernel.settings.audiences.parts
@@ -127,7 +127,7 @@ async def _fetch(kernel: Kernel, asked: Question, part: int, reply: Reply) -> by
     return b"".join(pieces)
 
 
-def _sum(replies: list[Reply]) -> Reply:
+def added(replies: list[Reply]) -> Reply:
     """Every person is in one part, and all parts walk the same rule."""
     return Reply(
         count=sum(reply.count for reply in replies),

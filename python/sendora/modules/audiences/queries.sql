@@ -1,5 +1,5 @@
 -- writes: audiences
--- reads: events, event_days, event_cuts, event_skips, profiles
+-- reads: events, event_days, event_cuts, event_skips, profiles, log_positions
 
 -- name: insert
 INSERT INTO audiences (org_id, id, project_id, name, description, rules) VALUES ($1, $2, $3, $4, $5, $6) RETURNING *;
