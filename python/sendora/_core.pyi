@@ -218,7 +218,8 @@ class Index:
     def ask(self, rule: Rule, now_ms: int) -> Answer: ...
     def preview(self, rule: Rule, now_ms: int) -> tuple[int, int, list[tuple[str, int | None, int]]]:
         """(count, undecided, [(path, alone, remaining)]): for each leaf as written, how many people hold it whatever
-        the others say (None: not here, or unsure of somebody), and how many are not ruled out by it and those before it."""
+        the others say (None: not here, or unsure of somebody), and how many are not ruled out by it and those before
+        it."""
     def explain(self, rule: Rule, external_id: str, now_ms: int) -> bytes | None:
         """JSON {member, asOf, tree}; None for somebody who is no person here. A node has path, truth, and all, any or
         not; a leaf has path, truth, condition, observed ({value} of a trait or lifecycle, {count} of a count operator,

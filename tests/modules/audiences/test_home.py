@@ -25,7 +25,6 @@ from sendora.kernel.metrics import Metrics
 from sendora.kernel.pg.positions import wait_for
 from sendora.modules import audiences, events, profiles
 from sendora.modules.audiences import ask, rows, service, store
-from sendora.modules.audiences import home as home_module
 from sendora.modules.audiences.home import Home
 from sendora.modules.audiences.model import Reply, compiled
 
@@ -268,7 +267,7 @@ async def test_the_project_nobody_asks_for_goes(
     api: Api, kernel: Kernel, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two that do not fit together: the older question loses, and rows answer for it."""
-    monkeypatch.setattr(home_module, "MEGABYTE", 30_000)
+    monkeypatch.setattr(home, "MEGABYTE", 30_000)
     worker = with_index(kernel, memory_mb=1)
     one, two = await make.org(), await make.org()
     for org in (one, two):
@@ -294,7 +293,7 @@ async def test_the_project_nobody_asks_for_goes(
 async def test_one_that_never_fits_is_left_to_rows(
     api: Api, kernel: Kernel, org: Org, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(home_module, "MEGABYTE", 1_000)
+    monkeypatch.setattr(home, "MEGABYTE", 1_000)
     worker = with_index(kernel, memory_mb=1)
     await make.profile(org, "anna", traits={"plan": "pro"})
     async with homes(worker):

@@ -4,7 +4,7 @@ Rooms above use `find` (is it there?), `members` (everybody, for a send) and `me
 
 from sendora.kernel.module import Answer, Module
 from sendora.modules.audiences.ask import ROWS_SUBJECT
-from sendora.modules.audiences.home import home
+from sendora.modules.audiences.home import Home
 from sendora.modules.audiences.model import Audience, Members, Membership
 from sendora.modules.audiences.reach import bind
 from sendora.modules.audiences.routes import ROUTES
@@ -26,5 +26,5 @@ module = Module(
     name="audiences",
     routes=ROUTES,
     answers=(Answer(subject=ROWS_SUBJECT, handle=answer),),
-    services=(home,),
+    services=(Home,),
 )

@@ -32,7 +32,7 @@ from sendora.kernel import bus
 from sendora.kernel.bus import Message, Tail, tail
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, ProjectId, new_id
-from sendora.kernel.life import Kernel, Service
+from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Lease, is_away
 from sendora.modules import events, profiles
 from sendora.modules.audiences import store
@@ -70,10 +70,6 @@ PIECE_BYTES: Final = 1_048_576
 """Of members in one message; NATS takes four times as much."""
 
 _ASKED: Final = msgspec.json.Decoder(Question | Fetch)
-
-
-def home(kernel: Kernel) -> Service:
-    return Home(kernel)
 
 
 class Home:
