@@ -22,7 +22,7 @@ test: setup lint  ## linters, types, cargo test, pytest against the embedded ser
 	cargo test --workspace --locked --quiet
 	$(BIN)/pytest $(ARGS)
 
-bench: .venv/built-release  ## a figure beside its peer: make bench NAME=ingest (results in loadtests/results/)
+bench: .venv/built-release $(if $(filter audience memory,$(NAME)),.venv/peers)  ## a figure beside its peer: make bench NAME=ingest (results in loadtests/results/)
 	@$(BIN)/python -m loadtests.bench $(NAME) $(ARGS)
 
 load: .venv/built-release  ## Locust against a fresh embedded cluster: throughput, percentiles, errors, event accounting
@@ -52,6 +52,11 @@ clean:  ## remove what setup made
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"  # maturin installs dependency groups
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+# Libraries that some figures stand beside.
+.venv/peers: .venv/installed pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --group bench
 	@touch $@
 
 .venv/built-%: .venv/installed pyproject.toml $(RUST)

@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import Final
 
-NAMES: Final = ("ingest", "broadcast", "fairness")
+NAMES: Final = ("ingest", "broadcast", "fairness", "audience", "memory")
 
 
 def main() -> int:

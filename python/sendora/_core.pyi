@@ -198,15 +198,19 @@ class Index:
         below `position` are passed over. ValueError when a frame is damaged; then none was applied."""
     def erase(self, names: Sequence[str]) -> None:
         """Forget people whose events were erased in Postgres, each under all names; take a new snapshot afterwards."""
+    part: int
+    parts: int
+    """As it was made, or as the snapshot says."""
     position: int
     """The log up to here is in."""
     def __len__(self) -> int:
         """People: profiles that nobody has taken over."""
     def streams_wanted(self, rule: Rule) -> list[str]:
-        """Keys of counted streams that the rule asks for and nobody has registered: JSON {"event": .., "where": ..}."""
+        """Keys of counted streams that the rule asks for and nobody registered: JSON, {"event": .., "where": ..}."""
     def register_stream(self, key: str) -> None:
         """From here on the log is kept for it. ValueError when there are too many (256)."""
-    def unregister_stream(self, key: str) -> None: ...
+    def unregister_stream(self, key: str) -> None:
+        """Also the way out of a load that failed."""
     def load_stream(self, key: str, chunk: bytes) -> None:
         """Its past, columns as `load_events` with properties: at least the events of the type (both spellings). One
         stream is loaded at a time."""

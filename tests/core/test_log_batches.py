@@ -138,7 +138,7 @@ def fold(people: dict[str, dict[str, Any]], change: tuple[Any, ...], at_ms: int)
             person["traits"] = person.get("traits", {}) | change[-2]
             person["email"] = change[-1] or person.get("email")
             if change[0] == "identify" and change[2] not in (None, user):
-                seen(change[2])["merged"] = user
+                seen(change[2]).setdefault("merged", user)
         case ("delete", user):
             people[user] = {"reset": True}
 

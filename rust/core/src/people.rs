@@ -134,11 +134,12 @@ impl ProfileBatch {
                 *field = Some(text(value)?.to_owned());
             }
         }
-        // The takeover: from this row on, every look-up of the anonymous person leads to the known one.
+        // The takeover: from this row on, every look-up of the anonymous person leads to the known one. The first one
+        // counts, as it does when they come in two batches.
         if let Some(anonymous) = event.anonymous.filter(|&anonymous| anonymous != name.as_bytes()) {
             let anonymous = self.person(tenant, text(anonymous)?);
             anonymous.seen(event.received_ms);
-            anonymous.merged_into = Some(name.to_owned());
+            anonymous.merged_into.get_or_insert_with(|| name.to_owned());
         }
         Ok(())
     }

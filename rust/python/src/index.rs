@@ -96,6 +96,16 @@ impl Index {
     }
 
     #[getter]
+    fn part(&self, py: Python<'_>) -> u32 {
+        py.detach(|| self.inner().part().0)
+    }
+
+    #[getter]
+    fn parts(&self, py: Python<'_>) -> u32 {
+        py.detach(|| self.inner().part().1)
+    }
+
+    #[getter]
     fn position(&self, py: Python<'_>) -> i64 {
         py.detach(|| self.inner().position())
     }
@@ -136,12 +146,7 @@ impl Index {
     }
 
     #[expect(clippy::type_complexity, reason = "the tuple of the contract")]
-    fn preview(
-        &self,
-        py: Python<'_>,
-        rule: &Rule,
-        now_ms: i64,
-    ) -> (usize, usize, Vec<(String, Option<usize>, usize)>) {
+    fn preview(&self, py: Python<'_>, rule: &Rule, now_ms: i64) -> (usize, usize, Vec<(String, Option<usize>, usize)>) {
         let (count, undecided, funnel) = py.detach(|| {
             let view = self.inner().bind(rule.inner(), now_ms);
             view.preview()

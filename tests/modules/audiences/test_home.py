@@ -24,7 +24,7 @@ from sendora.kernel.life import Kernel
 from sendora.kernel.metrics import Metrics
 from sendora.kernel.pg.positions import wait_for
 from sendora.modules import audiences, events, profiles
-from sendora.modules.audiences import ask, rows, service, store
+from sendora.modules.audiences import ask, home, rows, service, store
 from sendora.modules.audiences.home import Home
 from sendora.modules.audiences.model import Reply, compiled
 

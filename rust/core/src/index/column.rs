@@ -36,7 +36,10 @@ impl<T: Copy + Default + PartialEq> Column<T> {
             Self::Dense(values) => values[usize::from(row)] = value,
             Self::Sparse { rows, values } => {
                 let empty = value == T::default();
-                match rows.last().map_or(Err(0), |&last| if last < row { Err(rows.len()) } else { rows.binary_search(&row) }) {
+                match rows
+                    .last()
+                    .map_or(Err(0), |&last| if last < row { Err(rows.len()) } else { rows.binary_search(&row) })
+                {
                     Ok(at) if empty => {
                         rows.remove(at);
                         values.remove(at);
@@ -74,6 +77,13 @@ impl<T: Copy + Default + PartialEq> Column<T> {
         }
     }
 
+    pub fn shrink(&mut self) {
+        if let Self::Sparse { rows, values } = self {
+            rows.shrink_to_fit();
+            values.shrink_to_fit();
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         match self {
             Self::Sparse { rows, values } => rows.capacity() * 2 + values.capacity() * size_of::<T>(),
@@ -82,6 +92,7 @@ impl<T: Copy + Default + PartialEq> Column<T> {
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "a quarter of a megabyte is not to pass over the stack")]
 fn zeroed<T: Copy + Default>() -> Box<[T; ROWS]> {
     vec![T::default(); ROWS].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!("it has this length"))
 }

@@ -1,17 +1,18 @@
 //! Bits of one block of rows, and the loops that find them.
 //!
 //! A block has 65,536 rows: a mask is 8 KiB and a column of it 64 to 256 KiB, so that a whole rule over one block stays
-//! in the second-level cache. A loop compares 64 values into 64 bytes, which the compiler turns into vectors, and packs
-//! the bytes into one word. [`crate::index::simd`] compiles the same loops for wider registers.
+//! in the second-level cache. The loops over columns are in [`super::simd`].
 
 use super::column::Column;
-use super::simd;
+use super::simd::{self, Scan};
+
+pub use super::simd::Ask;
 
 pub const ROWS: usize = 1 << 16;
 pub const WORDS: usize = ROWS / 64;
 
-/// Below this share of a block's rows it is cheaper to look at each of them than to read the column.
-const FEW: usize = ROWS / 24;
+/// With fewer rows left than this for each byte of a value it is cheaper to look at each of them than to read the column.
+const FEW: usize = ROWS / 128;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask(Box<[u64; WORDS]>);
@@ -99,27 +100,8 @@ impl Mask {
     }
 }
 
-/// One comparison of a column's values; what is absent is the default value.
-#[derive(Debug, Clone, Copy)]
-pub enum Ask<T> {
-    Equal(T),
-    /// Any of the first so many.
-    Among([T; 4], usize),
-    AtLeast(T),
-}
-
-impl<T: Copy + PartialEq + PartialOrd> Ask<T> {
-    fn holds(self, value: T) -> bool {
-        match self {
-            Self::Equal(wanted) => value == wanted,
-            Self::Among(wanted, n) => wanted[..n].contains(&value),
-            Self::AtLeast(least) => value >= least,
-        }
-    }
-}
-
 /// out = the rows of `within` whose value holds.
-pub fn ask<T: simd::Scan>(column: &Column<T>, ask: Ask<T>, within: &Mask, out: &mut Mask) {
+pub fn ask<T: Scan>(column: &Column<T>, ask: Ask<T>, within: &Mask, out: &mut Mask) {
     match column {
         Column::Sparse { rows, values } => {
             if ask.holds(T::default()) {
@@ -131,17 +113,15 @@ pub fn ask<T: simd::Scan>(column: &Column<T>, ask: Ask<T>, within: &Mask, out: &
                 out.set(row, ask.holds(value) && within.get(row));
             }
         }
-        Column::Dense(values) if within.count() <= FEW => out.keep(within, |row| ask.holds(values[usize::from(row)])),
-        Column::Dense(values) => match ask {
-            Ask::Equal(wanted) => T::equal(values, wanted, within.words(), out.words_mut()),
-            Ask::Among(wanted, _) => T::among(values, wanted, within.words(), out.words_mut()),
-            Ask::AtLeast(least) => T::at_least(values, least, within.words(), out.words_mut()),
-        },
+        Column::Dense(values) if within.count() <= FEW * size_of::<T>() => {
+            out.keep(within, |row| ask.holds(values[usize::from(row)]));
+        }
+        Column::Dense(values) => T::ask(values, ask, within.words(), out.words_mut()),
     }
 }
 
 /// The same with a table: the truth of each code. A code beyond it holds for nobody.
-pub fn look_up<T: simd::Scan + Into<u16>>(column: &Column<T>, table: &[bool], within: &Mask, out: &mut Mask) {
+pub fn look_up<T: Scan + Into<u16>>(column: &Column<T>, table: &[bool], within: &Mask, out: &mut Mask) {
     let holds = |value: T| table.get(usize::from(value.into())).copied().unwrap_or(false);
     match column {
         Column::Sparse { rows, values } => {

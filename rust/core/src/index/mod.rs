@@ -111,8 +111,8 @@ impl Index {
             torn: Arc::default(),
             dead: RoaringBitmap::new(),
             traits: Traits::default(),
-            emails: TraitColumn::new(),
-            lifecycles: TraitColumn::new(),
+            emails: TraitColumn::default(),
+            lifecycles: TraitColumn::default(),
             tracks: Vec::new(),
             types: HashMap::new(),
             tracks_overflowed: false,
@@ -184,6 +184,7 @@ impl Index {
         self.state.events_position = events;
         self.state.people_position = people;
         self.state.loading = false;
+        self.state.tracks.iter_mut().for_each(Track::shrink);
         Ok(())
     }
 
@@ -221,6 +222,11 @@ impl Index {
             self.state.people_position = self.state.people_position.max(position);
         }
         Ok(())
+    }
+
+    /// Which part of how many.
+    pub fn part(&self) -> (u32, u32) {
+        (self.state.part, self.state.parts)
     }
 
     /// Everything up to here is in.
@@ -262,8 +268,10 @@ impl Index {
         Ok(())
     }
 
+    /// Also the way out of a load that failed: what was read of it is forgotten.
     pub fn unregister_stream(&mut self, key: &str) {
         self.state.streams.remove(key);
+        self.fill = Reader::new(EVENT_COLUMNS);
     }
 
     /// Events of the stream's type: person text, event_type text, occurred_at timestamptz, properties jsonb.
@@ -410,8 +418,7 @@ impl State {
 
     fn load_person(&mut self, fields: &Row<'_>) -> Result<(), Broken> {
         let Some(name) = fields.text(0)? else { return Ok(()) };
-        let (email, traits, lifecycle, into) =
-            (fields.text(1)?, fields.jsonb(2)?, fields.text(3)?, fields.text(4)?);
+        let (email, traits, lifecycle, into) = (fields.text(1)?, fields.jsonb(2)?, fields.text(3)?, fields.text(4)?);
         if self.owns(name)
             && let Some(row) = self.slot(name)
         {

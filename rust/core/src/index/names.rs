@@ -73,7 +73,7 @@ impl Names {
             return Some((row, false));
         }
         let row = u32::try_from(self.len()).ok()?;
-        if row as usize % ROWS == 0 {
+        if (row as usize).is_multiple_of(ROWS) {
             self.blocks.push(Arc::default());
         }
         let block = Arc::make_mut(self.blocks.last_mut()?);

@@ -18,7 +18,7 @@ use super::column::Column;
 use super::mask::{Mask, ROWS, WORDS};
 use super::names::{self, Names};
 use super::stream::Stream;
-use super::track::{self, DAYS, Run, TRACKS_MAX, Track};
+use super::track::{self, DAYS, Recent, Run, TRACKS_MAX, Track};
 use super::traits::{COLUMNS_MAX, Codes, Dictionary, TraitColumn, Traits};
 use super::{Index, PEOPLE_MAX, State};
 use crate::Broken;
@@ -105,7 +105,9 @@ impl Image {
             out.text(&block.text);
         });
         for masks in [&self.people, &self.present] {
-            masks.iter().for_each(|mask| out.mask(mask));
+            for mask in masks {
+                out.mask(mask);
+            }
         }
         out.list(self.merged.iter(), |out, &(from, into)| {
             out.word(from);
@@ -137,6 +139,7 @@ struct Output(Vec<u8>);
 trait Fixed: Copy + Default + PartialEq {
     const BYTES: usize;
     fn write(self, out: &mut Vec<u8>);
+    fn put(self, into: &mut [u8]);
     fn read(bytes: &[u8]) -> Self;
 }
 
@@ -146,6 +149,9 @@ macro_rules! fixed {
             const BYTES: usize = size_of::<$type>();
             fn write(self, out: &mut Vec<u8>) {
                 out.extend_from_slice(&self.to_le_bytes());
+            }
+            fn put(self, into: &mut [u8]) {
+                into.copy_from_slice(&self.to_le_bytes());
             }
             fn read(bytes: &[u8]) -> Self {
                 Self::from_le_bytes(bytes.try_into().unwrap_or_default())
@@ -171,8 +177,9 @@ impl Output {
     }
 
     fn numbers<T: Fixed>(&mut self, values: &[T]) {
-        self.0.reserve(values.len() * T::BYTES);
-        values.iter().for_each(|value| value.write(&mut self.0));
+        let from = self.0.len();
+        self.0.resize(from + values.len() * T::BYTES, 0);
+        self.0[from..].chunks_exact_mut(T::BYTES).zip(values).for_each(|(into, value)| value.put(into));
     }
 
     fn words(&mut self, values: &[u32]) {
@@ -240,9 +247,9 @@ impl Output {
                     run.count.write(&mut out.0);
                 });
             });
-            out.list(block.recent.iter(), |out, &(row, second)| {
-                row.write(&mut out.0);
-                out.word(second);
+            out.list(block.recent.iter(), |out, event| {
+                event.row.write(&mut out.0);
+                out.word(event.second());
             });
         });
     }
@@ -285,7 +292,8 @@ fn read_state(input: &mut Input<'_>) -> Result<State, Broken> {
             return Err(WRONG);
         }
     }
-    let row = |input: &mut Input<'_>| input.word().and_then(|row| if (row as usize) < rows { Ok(row) } else { Err(WRONG) });
+    let row =
+        |input: &mut Input<'_>| input.word().and_then(|row| if (row as usize) < rows { Ok(row) } else { Err(WRONG) });
     let merged = input.list(8, |input| Ok((row(input)?, row(input)?)))?;
     let torn: RoaringBitmap = input.list(4, row)?.into_iter().collect();
     let dead: RoaringBitmap = input.list(4, row)?.into_iter().collect();
@@ -295,13 +303,13 @@ fn read_state(input: &mut Input<'_>) -> Result<State, Broken> {
         return Err(WRONG);
     }
     let (emails, lifecycles) = (input.traits(blocks.len())?, input.traits(blocks.len())?);
-    let named = input.list(16, |input| Ok((input.text()?.to_owned(), input.track(blocks.len())?)))?;
-    if named.len() > TRACKS_MAX {
+    let by_type = input.list(16, |input| Ok((input.text()?.to_owned(), input.track(blocks.len())?)))?;
+    if by_type.len() > TRACKS_MAX {
         return Err(WRONG);
     }
-    let mut tracks = Vec::with_capacity(named.len());
+    let mut tracks = Vec::with_capacity(by_type.len());
     let mut types = HashMap::new();
-    for (name, track) in named {
+    for (name, track) in by_type {
         types.insert(name, tracks.len());
         tracks.push(track);
     }
@@ -310,14 +318,14 @@ fn read_state(input: &mut Input<'_>) -> Result<State, Broken> {
         let stream = Stream::filled(key, input.track(blocks.len())?).map_err(|_| WRONG)?;
         Ok((key.to_owned(), stream))
     })?;
-    let names = Names::from_blocks(blocks, |row| dead.contains(row));
+    let people_names = Names::from_blocks(blocks, |row| dead.contains(row));
     Ok(State {
         part,
         parts,
         events_position,
         people_position,
         loading: false,
-        names,
+        names: people_names,
         people,
         present,
         merged: merged.into_iter().collect(),
@@ -450,12 +458,132 @@ impl<'a> Input<'a> {
                 }
                 Ok((row, Arc::new(runs)))
             })?;
-            let recent = input.list(6, |input| Ok((input.number()?, input.number()?)))?;
+            let recent = input.list(6, |input| Ok(Recent::new(input.number()?, input.number()?)))?;
             Ok(Some(Arc::new(track::Block { last, days, more: more.into_iter().collect(), recent })))
         })?;
         if blocks.len() > blocks_max {
             return Err(WRONG);
         }
         Ok(Track::new(blocks, recent_from, newest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Event, Identify, Record, Tenant, frame, write};
+    use crate::rules::Rule;
+    use proptest::prelude::*;
+
+    const PROJECT: [u8; 16] = [7; 16];
+
+    fn index() -> Index {
+        let mut index = Index::new(0, 1);
+        let tenant = Tenant { org: [1; 16], project: PROJECT };
+        let mut records = Vec::new();
+        for n in 0..40_u32 {
+            let user = format!("u{}", n % 5);
+            let event = Event {
+                occurred_ms: 1_780_000_000_000 - i64::from(n) * 40_000_000,
+                event_type: if n % 3 == 0 { b"buy" } else { b"see" },
+                user: Some(user.as_bytes()),
+                properties: b"{\"amount\":5}",
+                ..Event::default()
+            };
+            write(&mut records, tenant, &Record::Event(event));
+        }
+        let identify = Identify { email: Some(b"a@example.com"), ..Identify::default() };
+        let event = Event {
+            event_type: b"user.identified",
+            user: Some(b"u1"),
+            anonymous: Some(b"u2"),
+            properties: b"{\"plan\":\"pro\",\"n\":[1,2]}",
+            identify: Some(identify),
+            ..Event::default()
+        };
+        write(&mut records, tenant, &Record::Event(event));
+        index.register_stream(KEY).unwrap();
+        index.stream_loaded(KEY, 0).unwrap();
+        let bytes = frame(std::iter::once(records.as_slice())).unwrap();
+        index.apply(&PROJECT, &[(&bytes, 1, &[])]).unwrap();
+        index
+    }
+
+    const KEY: &str = "{\"event\":\"buy\",\"where\":{\"op\":\"gte\",\"trait\":\"amount\",\"value\":5}}";
+    const RULE: &[u8] = br#"{"any":[{"trait":"plan","op":"eq","value":"pro"},{"trait":"email","op":"exists"},
+        {"event":"buy","op":"count_gte","value":9},{"event":"see","op":"count_lte","value":2,"window":"2d"},
+        {"event":"see","op":"occurred_in_last","value":"9d"},{"lifecycle":"new","op":"eq"},
+        {"event":"buy","op":"count_gte","value":2,"window":"30d","where":{"trait":"amount","op":"gte","value":5}}]}"#;
+
+    /// Everything that an index can be asked for.
+    fn use_it(mut index: Index) -> (Vec<u8>, Vec<Option<String>>) {
+        let rule = Arc::new(Rule::new(RULE).unwrap());
+        let view = index.bind(&rule, 1_780_000_000_000);
+        let answer = view.ask();
+        view.preview();
+        let rows = index.state.names.len() as u32;
+        let reasons = (0..rows).map(|row| view.explain(row)).collect();
+        let members = answer.members();
+        answer.undecided();
+        index.memory();
+        index.erase(&["u1", "u2"]);
+        index.image().bytes();
+        (members, reasons)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let bytes = index().image().bytes();
+        let read = Index::read(&bytes).unwrap();
+        assert_eq!((read.position(), read.people()), (1, 4));
+        assert!(read.streams_wanted(&Rule::new(RULE).unwrap()).is_empty());
+        assert_eq!(use_it(read), use_it(index()));
+    }
+
+    /// With a checksum that is right, so that the reader itself is asked.
+    fn sealed(mut body: Vec<u8>) -> Vec<u8> {
+        let crc = crc32c::crc32c(&body);
+        body.extend_from_slice(&crc.to_le_bytes());
+        body
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(600))]
+        #[test]
+        fn a_hostile_snapshot_is_an_error_or_an_index(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in proptest::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut body = index().image().bytes();
+            body.truncate(body.len() - 4);
+            for (at, value) in changes {
+                let at = at.index(body.len());
+                body[at] = value;
+            }
+            if let Some(cut) = cut {
+                body.truncate(cut.index(body.len()));
+            }
+            if let Ok(read) = Index::read(&sealed(body)) {
+                use_it(read);
+            }
+        }
+
+        #[test]
+        fn a_length_costs_nothing_before_it_is_believed(at in any::<prop::sample::Index>()) {
+            let mut body = index().image().bytes();
+            body.truncate(body.len() - 4);
+            let at = at.index(body.len() - 4);
+            body[at..at + 4].fill(0xFF);
+            if let Ok(read) = Index::read(&sealed(body)) {
+                use_it(read);
+            }
+        }
+
+        #[test]
+        fn junk_is_no_panic(junk in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let mut body = [MAGIC.as_slice(), &[VERSION]].concat();
+            body.extend(junk);
+            let _ = Index::read(&sealed(body));
+        }
     }
 }

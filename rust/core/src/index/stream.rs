@@ -82,11 +82,7 @@ impl Stream {
         chain.for_each(|row| self.track.event(row, second));
     }
 
-    pub fn loaded<I: Iterator<Item = u32>>(
-        &mut self,
-        position: i64,
-        chain: impl Fn(u32) -> I,
-    ) -> Result<(), Broken> {
+    pub fn loaded<I: Iterator<Item = u32>>(&mut self, position: i64, chain: impl Fn(u32) -> I) -> Result<(), Broken> {
         if self.filling.as_ref().is_some_and(|filling| position < filling.from) {
             return Err(Broken("the stream was read before it was registered"));
         }

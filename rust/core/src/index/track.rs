@@ -35,8 +35,25 @@ pub struct Block {
     pub days: [Column<u16>; DAYS],
     /// Older events, later days first.
     pub more: HashMap<u16, Arc<Vec<Run>>>,
-    /// (row, second) of the events of the last days, in no order.
-    pub recent: Vec<(u16, u32)>,
+    /// The events of the last days, in no order.
+    pub recent: Vec<Recent>,
+}
+
+/// One event in six bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recent {
+    pub row: u16,
+    second: [u16; 2],
+}
+
+impl Recent {
+    pub fn new(row: u16, second: u32) -> Self {
+        Self { row, second: [(second >> 16) as u16, second as u16] }
+    }
+
+    pub fn second(self) -> u32 {
+        u32::from(self.second[0]) << 16 | u32::from(self.second[1])
+    }
 }
 
 /// A second as it is kept: 0 stands for never.
@@ -139,7 +156,8 @@ impl Block {
     /// Seconds of a row's events from one on, later ones first.
     pub fn recent_since(&self, row: u16, second: u32) -> Vec<u32> {
         let mut found: Vec<u32> =
-            self.recent.iter().filter(|&&(of, at)| of == row && at >= second).map(|&(_, at)| at).collect();
+            self.recent.iter().filter(|event| event.row == row).map(|event| event.second()).collect();
+        found.retain(|&at| at >= second);
         found.sort_unstable_by(|a, b| b.cmp(a));
         found
     }
@@ -150,7 +168,7 @@ impl Block {
             level.set(row, 0);
         }
         self.more.remove(&row);
-        self.recent.retain(|&(of, _)| of != row);
+        self.recent.retain(|event| event.row != row);
     }
 
     fn bytes(&self) -> usize {
@@ -159,7 +177,7 @@ impl Block {
             + self.days.iter().map(Column::bytes).sum::<usize>()
             + more
             + self.more.capacity() * 11
-            + self.recent.capacity() * 8
+            + self.recent.capacity() * size_of::<Recent>()
     }
 }
 
@@ -205,7 +223,7 @@ impl Track {
         let into = self.block_mut(block);
         into.event(row, second);
         if recent {
-            into.recent.push((row, second));
+            into.recent.push(Recent::new(row, second));
             self.recent += 1;
             self.prune();
         }
@@ -231,6 +249,18 @@ impl Track {
         }
     }
 
+    /// Gives back what growing took; for the end of a load.
+    pub fn shrink(&mut self) {
+        self.forget_before(self.newest.saturating_sub(RECENT_S));
+        for block in self.blocks.iter_mut().flatten() {
+            let block = Arc::make_mut(block);
+            block.recent.shrink_to_fit();
+            block.more.shrink_to_fit();
+            block.last.shrink();
+            block.days.iter_mut().for_each(Column::shrink);
+        }
+    }
+
     fn forget_before(&mut self, second: u32) {
         if second <= self.recent_from {
             return;
@@ -238,9 +268,9 @@ impl Track {
         self.recent_from = second;
         self.recent = 0;
         for block in self.blocks.iter_mut().flatten() {
-            if block.recent.iter().any(|&(_, at)| at < second) {
+            if block.recent.iter().any(|event| event.second() < second) {
                 let block = Arc::make_mut(block);
-                block.recent.retain(|&(_, at)| at >= second);
+                block.recent.retain(|event| event.second() >= second);
                 block.recent.shrink_to(block.recent.len() * 3 / 2);
             }
             self.recent += block.recent.len();
@@ -257,7 +287,7 @@ impl Track {
             into.day(row, run.day, run.count.into());
         }
         let recent = past.recent.len();
-        into.recent.extend(past.recent.into_iter().map(|second| (row, second)));
+        into.recent.extend(past.recent.into_iter().map(|second| Recent::new(row, second)));
         self.recent += recent;
     }
 
@@ -322,7 +352,7 @@ mod tests {
                 let expected = list.iter().filter(|&&at| at >= u32::from(day) * DAY_S).count() as u32;
                 prop_assert_eq!(block.count_since(row, day), expected);
             }
-            for nth in 0..list.len() + 1 {
+            for nth in 0..=list.len() {
                 prop_assert_eq!(block.nth_day(row, nth as u32), list.get(nth).map(|&at| day_of(at)));
             }
             let recent: Vec<u32> = list.iter().copied().filter(|&at| at >= track.recent_from).collect();

@@ -88,16 +88,16 @@ impl Codes {
 
     fn set(&mut self, row: u16, code: u16) {
         match self {
-            Self::Narrow(column) => match u8::try_from(code) {
-                Ok(code) => column.set(row, code),
-                Err(_) => {
-                    let mut wide =
-                        if matches!(column, Column::Dense(_)) { Column::dense() } else { Column::default() };
+            Self::Narrow(column) => {
+                if let Ok(code) = u8::try_from(code) {
+                    column.set(row, code);
+                } else {
+                    let mut wide = if matches!(column, Column::Dense(_)) { Column::dense() } else { Column::default() };
                     column.each(|row, code| wide.set(row, code.into()));
                     wide.set(row, code);
                     *self = Self::Wide(wide);
                 }
-            },
+            }
             Self::Wide(column) => column.set(row, code),
             Self::Present(mask) => mask.set(row, code != 0),
         }
@@ -120,18 +120,20 @@ impl Codes {
     }
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct TraitColumn {
     /// None: dropped.
     pub dictionary: Option<Arc<Dictionary>>,
     pub blocks: Vec<Option<Arc<Codes>>>,
 }
 
-impl TraitColumn {
-    pub fn new() -> Self {
+impl Default for TraitColumn {
+    fn default() -> Self {
         Self { dictionary: Some(Arc::default()), blocks: Vec::new() }
     }
+}
 
+impl TraitColumn {
     #[cfg(test)]
     fn code(&self, row: u32) -> u16 {
         let (block, row) = place(row);
@@ -200,7 +202,7 @@ impl Traits {
             column.set(row, value);
         } else if value.is_some() {
             if self.columns.len() < COLUMNS_MAX {
-                self.columns.entry(name.to_owned()).or_insert_with(TraitColumn::new).set(row, value);
+                self.columns.entry(name.to_owned()).or_default().set(row, value);
             } else {
                 self.overflowed = true;
             }
@@ -220,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_column_widens_and_is_dropped() {
-        let mut column = TraitColumn::new();
+        let mut column = TraitColumn::default();
         for row in 0..70_000_u32 {
             column.set(row, Some(&row.to_string()));
             if row == 300 {

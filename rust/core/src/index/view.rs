@@ -15,11 +15,11 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use roaring::RoaringBitmap;
 
+use super::State;
 use super::mask::{self, Ask, Mask, ROWS};
 use super::names::{self, place};
 use super::track::{self, DAY_S, LEVELS, Track, day_of, second_of};
 use super::traits::{Codes, Dictionary, TraitColumn};
-use super::State;
 use crate::json::Raw;
 use crate::pgcopy::Writer;
 use crate::rules::{
@@ -48,7 +48,13 @@ enum Bound {
     Coded(Coded),
     /// C29: the trait, and for who has none of that name the user's own field.
     Either(Coded, Coded),
-    Events { blocks: Vec<Option<Arc<track::Block>>>, window: Window, counted: bool, least: u32, negated: bool },
+    Events {
+        blocks: Vec<Option<Arc<track::Block>>>,
+        window: Window,
+        counted: bool,
+        least: u32,
+        negated: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -443,8 +449,7 @@ fn bind_profile(state: &State, rule: &Rule, leaf: &ProfileLeaf) -> Bound {
         }
         ProfileLeaf::Lifecycle(stages) => {
             let holds = |value: Option<Raw<'_>>| {
-                let stage = value.and_then(Raw::string);
-                stage.is_some_and(|stage| stages.iter().any(|wanted| *wanted == stage))
+                value.and_then(Raw::string).is_some_and(|found| stages.iter().any(|wanted| *wanted == found))
             };
             Coded::new(&state.lifecycles, holds).map_or(Bound::Open, Bound::Coded)
         }
@@ -495,27 +500,24 @@ impl Coded {
     fn ask(&self, block: usize, within: &Mask, out: &mut Mask) {
         match (self.block(block), self.few) {
             (None, _) if self.table[0] => out.copy(within),
-            (None, _) => out.clear(),
             (Some(_), Some((_, 0))) if self.negated => out.copy(within),
-            (Some(_), Some((_, 0))) => out.clear(),
+            (None, _) | (Some(_), Some((_, 0))) => out.clear(),
             (Some(codes), Some((wanted, n))) => {
                 match codes {
                     Codes::Narrow(column) => {
                         // A code that a narrow block cannot hold stands in none of its rows.
-                        let fitting: Vec<u8> =
-                            wanted[..n].iter().filter_map(|&code| u8::try_from(code).ok()).collect();
-                        match fitting.as_slice() {
-                            [] => out.clear(),
-                            [one] => mask::ask(column, Ask::Equal(*one), within, out),
-                            several => {
-                                let mut four = [several[0]; 4];
-                                four[..several.len()].copy_from_slice(several);
-                                mask::ask(column, Ask::Among(four, several.len()), within, out);
+                        let fits = |code: &u16| u8::try_from(*code).ok();
+                        match wanted.iter().find_map(fits) {
+                            None => out.clear(),
+                            Some(_) if n == 1 => mask::ask(column, Ask::Equal(wanted[0] as u8), within, out),
+                            Some(one) => {
+                                let four = wanted.map(|code| fits(&code).unwrap_or(one));
+                                mask::ask(column, Ask::Among(four), within, out);
                             }
                         }
                     }
                     Codes::Wide(column) if n == 1 => mask::ask(column, Ask::Equal(wanted[0]), within, out),
-                    Codes::Wide(column) => mask::ask(column, Ask::Among(wanted, n), within, out),
+                    Codes::Wide(column) => mask::ask(column, Ask::Among(wanted), within, out),
                     Codes::Present(present) => {
                         out.copy(within);
                         if wanted[..n].contains(&1) {
@@ -586,9 +588,7 @@ fn bind_event(state: &State, leaf: &EventLeaf, now_ms: i64) -> Bound {
     };
     let window = match leaf.since {
         Since::Ever => Window::Ever,
-        Since::Days(_) => {
-            Window::FromDay(day_of(second_of(leaf.since.instant(now_ms).unwrap_or_default())))
-        }
+        Since::Days(_) => Window::FromDay(day_of(second_of(leaf.since.instant(now_ms).unwrap_or_default()))),
         Since::Span(_) => Window::FromSecond(second_of(leaf.since.instant(now_ms).unwrap_or_default())),
     };
     let counted = !matches!(window, Window::FromSecond(from) if from < track.recent_from);
@@ -600,14 +600,7 @@ fn bind_event(state: &State, leaf: &EventLeaf, now_ms: i64) -> Bound {
 }
 
 /// out = the rows of `within` that have at least so many events in the window.
-fn at_least(
-    events: &track::Block,
-    window: Window,
-    least: u32,
-    within: &Mask,
-    out: &mut Mask,
-    counts: &mut Vec<u32>,
-) {
+fn at_least(events: &track::Block, window: Window, least: u32, within: &Mask, out: &mut Mask, counts: &mut Vec<u32>) {
     let (day, second) = match window {
         Window::Ever => (1, 1),
         Window::FromDay(day) => (day, u32::from(day).saturating_mul(DAY_S)),
@@ -619,13 +612,11 @@ fn at_least(
             counts.clear();
             counts.resize(ROWS, 0);
             out.clear();
-            for &(row, at) in &events.recent {
-                if at >= second {
-                    let count = &mut counts[usize::from(row)];
-                    *count += 1;
-                    if *count >= least && within.get(row) {
-                        out.set(row, true);
-                    }
+            for event in events.recent.iter().filter(|event| event.second() >= second) {
+                let count = &mut counts[usize::from(event.row)];
+                *count += 1;
+                if *count >= least && within.get(event.row) {
+                    out.set(event.row, true);
                 }
             }
         }

@@ -286,7 +286,9 @@ impl State {
         if self.instants.is_some() {
             for (i, leaf) in rule.profile_leaves.iter().enumerate() {
                 let value = match leaf {
-                    ProfileLeaf::Trait { slot, .. } => found[*slot].filter(|v| !v.is_null()).map(|v| v.text().to_owned()),
+                    ProfileLeaf::Trait { slot, .. } => {
+                        found[*slot].filter(|v| !v.is_null()).map(|v| v.text().to_owned())
+                    }
                     ProfileLeaf::Lifecycle(_) => lifecycle.map(|stage| format!("\"{stage}\"")),
                 };
                 self.values.extend(value.map(|value| ((person, i), value)));

@@ -33,12 +33,7 @@ impl Seen {
     }
 
     /// `latest` is the last event in the window, `nth` the instant of the event with so many later ones in it.
-    pub fn of_events(
-        leaf: &EventLeaf,
-        count: u32,
-        latest: Option<i64>,
-        nth: impl Fn(u32) -> Option<i64>,
-    ) -> Self {
+    pub fn of_events(leaf: &EventLeaf, count: u32, latest: Option<i64>, nth: impl Fn(u32) -> Option<i64>) -> Self {
         let turns_at = leaf.compare.turns_at();
         // Time takes events out of a window and puts none in: only a count that is high enough can turn.
         let turning = if turns_at > 0 && count >= turns_at { nth(turns_at - 1) } else { None };
@@ -89,11 +84,8 @@ fn node(rule: &Rule, at: &Node, path: &str, seen: &impl Fn(usize) -> Seen, out: 
     };
     let _ = write!(out, "{{\"path\":\"{path}\",\"truth\":");
     truth(out, held);
-    let _ = if name == "not" {
-        write!(out, ",\"not\":{nodes_out}}}")
-    } else {
-        write!(out, ",\"{name}\":[{nodes_out}]}}")
-    };
+    let _ =
+        if name == "not" { write!(out, ",\"not\":{nodes_out}}}") } else { write!(out, ",\"{name}\":[{nodes_out}]}}") };
     held
 }
 
