@@ -16,17 +16,19 @@ from tests.conftest import eventually
 from tests.make import Make, Org, random_text, raw_record
 
 from sendora import _core
-from sendora.kernel.bus import Position, parse_position
-from sendora.kernel.clock import millis
-from sendora.kernel.config import Audiences
+from sendora.kernel.bus import Message, Position, parse_position
+from sendora.kernel.clock import FixedClock, millis
+from sendora.kernel.config import Audiences, Events
 from sendora.kernel.ids import AudienceId
 from sendora.kernel.life import Kernel
 from sendora.kernel.metrics import Metrics
+from sendora.kernel.pg import Database
 from sendora.kernel.pg.positions import wait_for
 from sendora.modules import audiences, events, profiles
 from sendora.modules.audiences import ask, home, rows, service, store
 from sendora.modules.audiences.home import Home
 from sendora.modules.audiences.model import Reply, compiled
+from sendora.modules.events.jobs import roll_up_old_months
 
 BUY_LARGE = {
     "event": "buy",
@@ -34,6 +36,8 @@ BUY_LARGE = {
     "value": 1,
     "where": {"all": [{"trait": "amount", "op": "gte", "value": 50}]},
 }
+DAY_MS = 86_400_000
+
 RULES: list[dict[str, Any]] = [
     {"all": []},
     {"all": [{"trait": "plan", "op": "eq", "value": "pro"}]},
@@ -359,6 +363,64 @@ async def test_erased_events_are_in_no_index(api: Api, kernel: Kernel, org: Org,
     async with homes(second):
         await eventually(lambda: says(second))
     assert second.metrics.value("audience_index_loads", change="postgres") == 1
+
+
+async def test_rolled_up_months_count_as_before(
+    api: Api, kernel: Kernel, org: Org, make: Make, fresh_migrated: Database
+) -> None:
+    """By rows and by an index that is filled with days; a condition on properties looks at what is kept alone."""
+    own = dataclasses.replace(kernel, db=fresh_migrated, clock=FixedClock(kernel.clock.now()))
+    now = millis(own.clock.now())
+    said = [
+        {
+            "eventType": "buy",
+            "module": "m",
+            "userId": person,
+            "timestamp": now - days * 86_400_000,
+            "properties": {"n": 1},
+        }
+        for person, days in (("a", 100), ("a", 100), ("a", 101), ("anon", 100), ("c", 1), ("c", 100))
+    ]
+    frame = [
+        _core.check_events(msgspec.json.encode(said), org.id.bytes, org.project.bytes, "prod", now, True).records,
+        *(
+            _core.check_identify(msgspec.json.encode(body), org.id.bytes, org.project.bytes, "prod", now).records
+            for body in ({"userId": "a"}, {"userId": "b", "anonymousId": "anon"}, {"userId": "c"}, {"userId": "d"})
+        ),
+    ]
+    message = Message("events.0", _core.frame(frame), 1, 1)
+    for consumer in (*events.module.consumers, *profiles.module.consumers):
+        await consumer.handle(own, [message])
+    asked: list[dict[str, Any]] = [
+        {"event": "buy", "op": "occurred"},
+        {"event": "buy", "op": "count_gte", "value": 3},
+        {"event": "buy", "op": "count_gte", "value": 2, "window": "105d"},
+        {"event": "buy", "op": "count_lte", "value": 2, "window": "365d"},
+        {"event": "buy", "op": "not_occurred_in_last", "value": "50d"},
+    ]
+
+    async def both(rules: dict[str, Any]) -> list[str]:
+        named = await by_rows(own, org, {"all": [rules]})
+        index = _core.Index()
+        async with own.db.acquire() as connection, store.snapshot(connection):
+            await store.load(connection, org.id, org.project, index, lambda: None)
+        index.loaded(1)
+        found = index.ask(compiled({"all": [rules]}), millis(await store.as_of(own.db)))
+        assert found.undecided == 0
+        assert _core.member_names(found.members(), 0, 10) == named, rules
+        return named
+
+    before = [await both(rules) for rules in asked]
+    assert before == [["a", "b", "c"], ["a"], ["a", "c"], ["b", "c", "d"], ["a", "b", "d"]]
+    settings = msgspec.structs.replace(own.settings, events=Events(kept_months=2))
+    await roll_up_old_months(dataclasses.replace(own, settings=settings))
+    assert await own.db.fetchval("SELECT sum(count) FROM event_days") == 5
+    assert [await both(rules) for rules in asked] == before
+    assert await by_rows(
+        own, org, {"all": [{**asked[0], "where": {"all": [{"trait": "n", "op": "eq", "value": 1}]}}]}
+    ) == ["c"]
+    (one,) = await service.evaluations_of(own, org.id, org.project, "b", [compiled({"all": [asked[0]]})])
+    assert one.contains("b"), "one person's days count too, under every name"
 
 
 async def test_a_frame_that_a_store_gave_up(api: Api, kernel: Kernel, worker: Kernel, org: Org, make: Make) -> None:

@@ -101,7 +101,7 @@ async def preview(
 async def explain(kernel: Kernel, org: OrgId, project: ProjectId, named: str, rule: _core.Rule) -> Explained:
     """Why one person is in or not, from that person's rows; raises NotFound."""
     person = await profiles.find(kernel, org, project, named)
-    (evaluation,) = await _of_one(kernel, org, project, person.external_id, [rule], explained=True)
+    (evaluation,) = await evaluations_of(kernel, org, project, person.external_id, [rule], explained=True)
     told = evaluation.explain(person.external_id)
     if told is None:  # Deleted since we asked.
         raise NotFound("Profile")
@@ -125,7 +125,7 @@ async def memberships_of(kernel: Kernel, org: OrgId, project: ProjectId, externa
     ]
     if not candidates:
         return []
-    evaluations = await _of_one(kernel, org, project, external_id, [rule for _, rule in candidates])
+    evaluations = await evaluations_of(kernel, org, project, external_id, [rule for _, rule in candidates])
     return [
         Membership(id=audience.id, name=audience.name)
         for (audience, _), evaluation in zip(candidates, evaluations, strict=True)
@@ -167,7 +167,7 @@ async def answer(kernel: Kernel, payload: bytes) -> bytes:
         )
 
 
-async def _of_one(
+async def evaluations_of(
     kernel: Kernel,
     org: OrgId,
     project: ProjectId,
