@@ -19,8 +19,8 @@ def loads(world: World) -> int:
 @pytest.mark.rule("B075")
 async def test_a_send_right_after_an_event(world: World) -> None:
     """B075: whoever bought a moment ago is in, by rows at first and by the index once it is there."""
-    audience = await world.server.post("/audiences", {"name": "buyers", "rules": BOUGHT})
     before = loads(world)
+    audience = await world.server.post("/audiences", {"name": "buyers", "rules": BOUGHT})
     for n in range(4):
         await world.device(f"ok-phone-{n}", userId=f"user-{n}")
         await world.app.post("/identify", {"userId": f"user-{n}"})
@@ -37,9 +37,9 @@ async def test_a_send_right_after_an_event(world: World) -> None:
 
 async def test_the_index_outlives_its_worker(world: World) -> None:
     """A worker that is restarted carries its snapshot on by the log; meanwhile nobody's answer is wrong."""
+    before = loads(world)
     audience = await world.server.post("/audiences", {"name": "everybody", "rules": {"all": []}})
     await world.app.post("/identify", {"userId": "anna"})
-    before = loads(world)
 
     async def size(n: int) -> bool:
         shown = await world.server.get(f"/audiences/{audience['id']}")

@@ -19,7 +19,7 @@ from sendora import _core
 from sendora.kernel.bus import Message, Position, parse_position
 from sendora.kernel.clock import FixedClock, millis
 from sendora.kernel.config import Audiences, Events
-from sendora.kernel.ids import AudienceId
+from sendora.kernel.ids import AudienceId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.metrics import Metrics
 from sendora.kernel.pg import Database
@@ -455,3 +455,23 @@ async def test_nobody_there_to_ask(
     assert int(refused.headers["retry-after"]) >= 1
     told = await api.post("/audiences/explain", {"rules": RULES[1], "userId": "anna"}, key=org.sk)
     assert told.data["member"] is True
+
+
+async def test_a_snapshot_is_not_carried_on_over_a_frame_that_was_given_up(
+    api: Api, kernel: Kernel, org: Org, make: Make, tmp_path: Path
+) -> None:
+    """Nobody was there to hear of it when it happened."""
+    first, second = (with_index(kernel, snapshot_dir=str(tmp_path / "indexes")) for _ in range(2))
+    await make.profile(org, "anna")
+
+    async def told(worker: Kernel) -> bool:
+        return await indexed(worker, org, RULES[0]) == ["anna"]
+
+    async with homes(first):
+        await eventually(lambda: told(first))
+    assert list((tmp_path / "indexes").glob("*.index"))
+    later = await kernel.bus.head() + 1
+    await kernel.bus.publish(f"dead.{events.STORER}", b"", new_id().hex, {"Sendora-Position": str(later)})
+    async with homes(second):
+        await eventually(lambda: told(second))
+    assert second.metrics.value("audience_index_loads", change="postgres") == 1

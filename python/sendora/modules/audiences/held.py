@@ -8,8 +8,11 @@ itself.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import nats.js.errors
 
 from sendora import _core
 from sendora.kernel import bus
@@ -23,6 +26,11 @@ from sendora.modules.audiences.model import Leaf, Question, Reply, excluding
 from sendora.modules.audiences.snapshots import Snapshot
 
 MEGABYTE: Final = 1_000_000
+
+MEASURE_S: Final = 10.0
+
+NEVER: Final = -1
+"""The position of a snapshot that was not taken."""
 
 NOTHING: Final = _core.frame([])
 """A frame without records: it moves an index on over frames that say nothing of its project."""
@@ -61,11 +69,14 @@ class Held:
         self.cuts = 0
         """`event_cuts` when it was loaded."""
         self.asked_at = kernel.clock.monotonic()
+        self.is_doubtful = False
+        """While it was being loaded something happened that it may have missed."""
         self._kernel = kernel
         self._log = 0
-        self._saved = 0
+        self._saved = NEVER
         self._filling: asyncio.Task[None] | None = None
         self._streams: dict[str, float] = {}
+        self._measured: tuple[float, int] | None = None
 
     # -- where it comes from -----------------------------------------------------------------------------------------
 
@@ -79,15 +90,27 @@ class Held:
             index = await asyncio.to_thread(self._open, folder)
         if index is not None:
             reached = (await store.stored(self._kernel.db)).both
-            if not info.state.first_seq - 1 <= index.position <= reached:
+            there = info.state.first_seq - 1 <= index.position <= reached
+            if not there or await self._last_dead() > index.position:
                 index = None
         if index is not None:
             self._saved = index.position
             self._kernel.metrics.count("audience_index_loads", change="snapshot")
         else:
+            self._saved = NEVER
             index = await self._from_postgres(bytes_max)
             self._kernel.metrics.count("audience_index_loads", change="postgres")
+        self._measured = None
         self.index = index
+
+    async def _last_dead(self) -> int:
+        """The last frame that a store gave up: in the log and in no table, so no snapshot is carried on over it."""
+        found = 0
+        for reader in store.READERS:
+            with suppress(nats.js.errors.NotFoundError):
+                dead = await self._kernel.bus.stream.get_last_msg(bus.DEAD, f"dead.{reader}")
+                found = max(found, int((dead.headers or {}).get("Sendora-Position", 0)))
+        return found
 
     def _open(self, folder: Path) -> _core.Index | None:
         wanted = self._snapshot()
@@ -118,7 +141,13 @@ class Held:
         return index
 
     def size(self) -> int:
-        return 0 if self.index is None else sum(self.index.memory().values())
+        """Bytes that it takes; measured now and then, because a large one is long to walk."""
+        index, now = self.index, self._kernel.clock.monotonic()
+        if index is None:
+            return 0
+        if self._measured is None or now - self._measured[0] >= MEASURE_S:
+            self._measured = now, sum(index.memory().values())
+        return self._measured[1]
 
     @property
     def is_dirty(self) -> bool:

@@ -60,6 +60,9 @@ WANTED_S: Final = 30.0
 LOADS_MAX: Final = 2
 """Indexes loaded at the same time, each over a connection of the pool."""
 
+DEAD_S: Final = 1.0
+"""How long after a store gave a frame up its position has passed it for sure: what is loaded before would apply it."""
+
 COOL_S: Final = 60.0
 """How long a project that had to go is not taken again: two that do not fit together would else load in turn."""
 
@@ -92,6 +95,7 @@ class Home:
         """There is something to take, or to look at."""
         self._moved = asyncio.Event()
         """Set, and made anew, whenever indexes have moved on."""
+        self._load_after = 0.0
         self._cuts_due = True
         self._renewed_at = 0.0
         self._cuts_at = 0.0
@@ -161,6 +165,7 @@ class Home:
         self._called.set()
 
     def _on_dead(self, subject: str) -> None:
+        self._load_after = self._kernel.clock.monotonic() + DEAD_S
         self._begin_anew(list(self._held.values()), "dead")
 
     # -- the log -----------------------------------------------------------------------------------------------------
@@ -254,7 +259,9 @@ class Home:
             await self._look_at_cuts()
         await self._take(now)
         for slot, held in self._held.items():
-            if held.index is None and slot not in self._loads and len(self._loads) < LOADS_MAX:
+            if now < self._load_after or len(self._loads) >= LOADS_MAX:
+                break
+            if held.index is None and slot not in self._loads:
                 self._loads[slot] = asyncio.create_task(self._load(held), name=f"audiences.load {slot.project}")
         await self._make_room()
         self._save_one(now)
@@ -285,7 +292,11 @@ class Home:
     async def _load(self, held: Held) -> None:
         slot = held.slot
         try:
+            held.is_doubtful = False
             await held.load(self._folder, self._settings.memory_mb * MEGABYTE)
+            if held.is_doubtful:
+                held.forget(self._folder)
+                return
             if slot not in self._ends and self._held.get(slot) is held:
                 handle = partial(self._answer, held)
                 self._ends[slot] = await self._kernel.bus.answer(slot.subject, slot.subject, handle)
@@ -317,6 +328,7 @@ class Home:
     def _begin_anew(self, these: list[Held], why: str) -> None:
         """From Postgres; rows answer until it is done."""
         for held in these:
+            held.is_doubtful = True
             if held.index is not None:
                 self._kernel.metrics.count("audience_index_loads", change=why)
                 held.forget(self._folder)
