@@ -57,7 +57,8 @@ ORG, PROJECT = UUID(int=1).bytes, UUID(int=2).bytes
 
 VISIBLE_RATE: Final = 50_000
 VISIBLE_FRAME_S: Final = 0.01
-VISIBLE_SECONDS: Final = 10
+VISIBLE_SECONDS: Final = 5
+VISIBLE_ROUNDS: Final = 3
 
 Ask = Callable[[], int]
 Ids = Callable[[], list[str]]
@@ -72,14 +73,14 @@ class Engine:
         self.rounds = rounds
         self.samples: list[Sample] = []
 
-    def time(self, people: int) -> None:
+    def time(self) -> None:
         """One turn: counts for a fifth of a second, at least one; their mean."""
         began, before, counts = time.perf_counter(), time.process_time(), 0
         while counts == 0 or time.perf_counter() - began < TURN_S:
             self.count()
             counts += 1
         seconds, cpu = time.perf_counter() - began, time.process_time() - before
-        self.samples.append(Sample(seconds * 1_000 / counts, cpu * 1e6 / people / counts))
+        self.samples.append(Sample(seconds * 1_000 / counts, cpu * 1e6 / counts))
 
 
 def main(arguments: list[str]) -> None:
@@ -116,7 +117,7 @@ def _compare(people: int) -> list[Figure]:
             for turn in range(ROUNDS):
                 for one in engines.values():
                     if turn < one.rounds:
-                        one.time(people)
+                        one.time()
         finally:
             if embedded is not None:
                 embedded.stop()
@@ -346,9 +347,7 @@ def _snapshot(index: _core.Index) -> tuple[float, float, int]:
 
 
 def _visible(people: int) -> Figure:
-    crowd = Crowd(people)
-    index = build(crowd)
-    rule = _core.Rule(RULE)
+    index = build(Crowd(people))
     per_frame = round(VISIBLE_RATE * VISIBLE_FRAME_S)
     plans = [b'{"plan":"%s"}' % plan.encode() for plan in PLANS]
     frames: list[bytes] = []
@@ -360,6 +359,27 @@ def _visible(people: int) -> Figure:
             for n in range(per_frame)
         ]
         frames.append(_core.frame(records))
+    rounds = [_watch(index, frames, per_frame) for _ in range(VISIBLE_ROUNDS)]
+    changes = len(frames) * per_frame
+    median, worst, asked = (sorted(one[at] for one in rounds)[len(rounds) // 2] for at in (1, 2, 3))
+    return figure(
+        "audience.visible",
+        "ms until a change of a trait is in an evaluation, p99",
+        [one[0] for one in rounds],
+        {},
+        goal=200,
+        same_answer=True,
+        higher_is_better=False,
+        note=(
+            f"{changes:,} changes at {VISIBLE_RATE:,} a second over {people:,} people, {asked:,} evaluations beside"
+            f" them; median {median:.1f} ms, worst {worst:.1f} ms; from a frame's turn, so without the log's hop"
+        ),
+    )
+
+
+def _watch(index: _core.Index, frames: list[bytes], per_frame: int) -> tuple[Sample, float, float, int]:
+    """(p99 with the processor time of a change, median, worst, evaluations)."""
+    rule, first = _core.Rule(RULE), index.position
     turns: list[float] = []
     done = threading.Event()
 
@@ -370,7 +390,7 @@ def _visible(people: int) -> Figure:
             while (wait := turn - time.perf_counter()) > 0:
                 time.sleep(wait)
             turns.append(turn)
-            index.apply(PROJECT, [frame], [number + 1], [[]])
+            index.apply(PROJECT, [frame], [first + number + 1], [[]])
         done.set()
 
     feeder = threading.Thread(target=feed)
@@ -379,32 +399,19 @@ def _visible(people: int) -> Figure:
     waits: list[float] = []
     seen = asked = 0
     while seen < len(frames):
-        position = index.position
+        position = index.position - first
         index.ask(rule, NOW_MS)
         asked += 1
         now = time.perf_counter()
-        waits += [now - turn for turn in turns[seen:position]]
+        waits += [(now - turn) * 1_000 for turn in turns[seen:position]]
         seen = position
         if not done.is_set():
             time.sleep(0.001)
     feeder.join()
     cpu = time.process_time() - before
     waits.sort()
-    at = {share: waits[min(len(waits) - 1, int(share * len(waits)))] * 1_000 for share in (0.5, 0.99, 1.0)}
-    changes = len(frames) * per_frame
-    return figure(
-        "audience.visible",
-        "ms until a change of a trait is in an evaluation, p99",
-        [Sample(at[0.99], cpu * 1e6 / changes)],
-        {},
-        goal=200,
-        same_answer=True,
-        higher_is_better=False,
-        note=(
-            f"{changes:,} changes at {VISIBLE_RATE:,} a second over {people:,} people, {asked:,} evaluations beside"
-            f" them; median {at[0.5]:.1f} ms, worst {at[1.0]:.1f} ms; from a frame's turn, so without the log's hop"
-        ),
-    )
+    p99 = Sample(waits[int(0.99 * len(waits))], cpu * 1e6 / (len(frames) * per_frame))
+    return p99, waits[len(waits) // 2], waits[-1], asked
 
 
 def trim() -> None:

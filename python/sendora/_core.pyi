@@ -163,7 +163,7 @@ class Evaluation:
 @final
 class Index:
     """The columnar audience index of one project, or of one part of it by user (design 5). Thread-safe; whoever asks
-    never waits longer than one call that updates, and never makes one wait.
+    waits for one frame or one piece of a stream at most, and never makes an update wait for an evaluation.
 
     Filled from Postgres (`load_people`, `load_events`, `load_days`, in this order when there are parts; each a pgcopy
     stream in any cut; then `loaded`), from a snapshot (`open`), or from nothing; kept by the log (`apply`).

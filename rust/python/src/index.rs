@@ -12,7 +12,8 @@ use sendora_core::index;
 use crate::audiences::Rule;
 use crate::{broken, id, refused};
 
-/// Whoever asks holds the lock for the microseconds of binding a rule, whoever updates for one call.
+/// Whoever asks holds the lock for the microseconds of binding a rule, whoever updates for one frame of the log or one
+/// piece of a stream.
 #[pyclass(frozen)]
 pub struct Index(Mutex<index::Index>);
 
@@ -81,13 +82,15 @@ impl Index {
         if !skips.iter().all(|skips| skips.is_sorted()) {
             return Err(PyValueError::new_err("skips must be sorted"));
         }
-        let all: Vec<_> = frames
-            .iter()
-            .zip(&positions)
-            .zip(&skips)
-            .map(|((frame, &position), skips)| (&frame[..], position, skips.as_slice()))
-            .collect();
-        py.detach(|| self.inner().apply(&project, &all)).map_err(broken)
+        py.detach(|| {
+            // All are checked before any is applied, and each is applied for itself: whoever asks waits for one frame.
+            let each = frames.iter().zip(&positions).zip(&skips);
+            let checked: Vec<_> = each
+                .map(|((frame, &position), skips)| index::Checked::new(frame, position, skips))
+                .collect::<Result<_, _>>()?;
+            checked.into_iter().try_for_each(|frame| self.inner().apply(&project, frame))
+        })
+        .map_err(broken)
     }
 
     fn erase(&self, py: Python<'_>, names: Vec<PyBackedStr>) {

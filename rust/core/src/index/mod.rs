@@ -29,7 +29,7 @@ use roaring::RoaringBitmap;
 
 use crate::json::{Raw, quote};
 use crate::pgcopy::{Reader, Row};
-use crate::record::{self, Change, Event, Record};
+use crate::record::{self, Change, Event, Frame, Record};
 use crate::rules::{self, Rule};
 use crate::{Broken, Id, Refused};
 use mask::Mask;
@@ -83,6 +83,20 @@ pub(crate) struct State {
     types: HashMap<String, usize>,
     tracks_overflowed: bool,
     streams: HashMap<String, Stream>,
+}
+
+/// A frame of the log whose checksum was found right, without the index and its lock.
+pub struct Checked<'a> {
+    frame: Frame<'a>,
+    position: i64,
+    /// The ordinals of the events that the storer left out, sorted.
+    skips: &'a [usize],
+}
+
+impl<'a> Checked<'a> {
+    pub fn new(frame: &'a [u8], position: i64, skips: &'a [usize]) -> Result<Self, Broken> {
+        Ok(Self { frame: record::open(frame)?, position, skips })
+    }
 }
 
 /// What one part of the index takes in memory, in bytes.
@@ -190,37 +204,33 @@ impl Index {
 
     // -- from the log ------------------------------------------------------------------------------------------------
 
-    /// Frames in the order of the log, each with its position and, sorted, the ordinals of the events that the storer
-    /// left out. What was applied before is passed over. All frames are checked before any is applied.
-    pub fn apply(&mut self, project: &Id, frames: &[(&[u8], i64, &[usize])]) -> Result<(), Broken> {
-        let opened: Vec<_> = frames
-            .iter()
-            .filter(|(_, position, _)| *position > self.position())
-            .map(|&(frame, position, skips)| record::open(frame).map(|frame| (frame, position, skips)))
-            .collect::<Result<_, _>>()?;
-        self.state.loading = false;
-        for (frame, position, skips) in opened {
-            let mut ordinal = 0;
-            for record in frame.records {
-                let (tenant, record) = record::read(record?)?;
-                let ours = tenant.project == *project;
-                match record {
-                    Record::Event(event) => {
-                        if ours {
-                            let counts = skips.binary_search(&ordinal).is_err();
-                            self.state.event(&event, position, counts)?;
-                        }
-                        ordinal += 1;
-                    }
-                    Record::Change(change) if ours && position > self.state.people_position => {
-                        self.state.change(&change)?;
-                    }
-                    Record::Change(_) => {}
-                }
-            }
-            self.state.events_position = self.state.events_position.max(position);
-            self.state.people_position = self.state.people_position.max(position);
+    /// One frame, in the order of the log; what was applied before is passed over.
+    pub fn apply(&mut self, project: &Id, checked: Checked<'_>) -> Result<(), Broken> {
+        let Checked { frame, position, skips } = checked;
+        if position <= self.position() {
+            return Ok(());
         }
+        self.state.loading = false;
+        let mut ordinal = 0;
+        for record in frame.records {
+            let (tenant, record) = record::read(record?)?;
+            let ours = tenant.project == *project;
+            match record {
+                Record::Event(event) => {
+                    if ours {
+                        let counts = skips.binary_search(&ordinal).is_err();
+                        self.state.event(&event, position, counts)?;
+                    }
+                    ordinal += 1;
+                }
+                Record::Change(change) if ours && position > self.state.people_position => {
+                    self.state.change(&change)?;
+                }
+                Record::Change(_) => {}
+            }
+        }
+        self.state.events_position = self.state.events_position.max(position);
+        self.state.people_position = self.state.people_position.max(position);
         Ok(())
     }
 

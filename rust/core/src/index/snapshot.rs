@@ -470,6 +470,7 @@ impl<'a> Input<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Checked;
     use super::*;
     use crate::record::{Event, Identify, Record, Tenant, frame, write};
     use crate::rules::Rule;
@@ -505,7 +506,7 @@ mod tests {
         index.register_stream(KEY).unwrap();
         index.stream_loaded(KEY, 0).unwrap();
         let bytes = frame(std::iter::once(records.as_slice())).unwrap();
-        index.apply(&PROJECT, &[(&bytes, 1, &[])]).unwrap();
+        index.apply(&PROJECT, Checked::new(&bytes, 1, &[]).unwrap()).unwrap();
         index
     }
 

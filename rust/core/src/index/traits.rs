@@ -2,7 +2,8 @@
 //!
 //! A test is evaluated once for each value of the dictionary and becomes a table from code to truth. Codes are a byte
 //! while that suffices, for each block on its own. A column that has too many values to be worth it keeps only who has
-//! one: `exists` and `not_set` are still answered here, everything else is not here any more.
+//! one: `exists` and `not_set` are still answered here, everything else is not here any more. Values that nobody has any
+//! longer keep their codes until the next cold start.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
