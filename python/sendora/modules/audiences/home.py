@@ -134,7 +134,10 @@ class Home:
         asked = _ASKED.decode(payload)
         if isinstance(asked, Fetch):
             _, members = self._tickets.get(asked.ticket, (0.0, b""))
-            return members[asked.offset : asked.offset + PIECE_BYTES]
+            end = asked.offset + PIECE_BYTES
+            if end >= len(members):
+                self._tickets.pop(asked.ticket, None)
+            return members[asked.offset : end]
         if not await self._reached(held, asked.after, asked.wait_s):
             return msgspec.json.encode(NOT_READY)
         reply, members = await held.answer(asked)
