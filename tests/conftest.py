@@ -80,7 +80,14 @@ def servers(server_folder: Path) -> Iterator[Embedded]:
 
 @pytest.fixture(scope="session")
 async def settings(servers: Embedded) -> Settings:
-    settings = load({**servers.environment, "SENDORA_LOG__LEVEL": "warning", "SENDORA_LOG__FORMAT": "console"})
+    settings = load(
+        {
+            **servers.environment,
+            "SENDORA_LOG__LEVEL": "warning",
+            "SENDORA_LOG__FORMAT": "console",
+            "SENDORA_AUDIENCES__MEMORY_MB": "0",
+        }
+    )
     await migrate(settings.postgres)
     return settings
 

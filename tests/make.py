@@ -1,7 +1,9 @@
 """Makers: one for each noun. What can be made through the API is made through it."""
 
+import random
+import struct
 from typing import Any, Literal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 from tests.api import Answer, Api
@@ -87,3 +89,20 @@ class Make:
         seen = await self._api.get("/events/accounting", key=org.sk, after=said.position)
         assert int(seen.data["position"].partition("-")[2]) >= int(said.position.partition("-")[2]), seen
         return said
+
+
+def random_text(length: int, seed: int) -> str:
+    """Text that does not compress: what makes a key of an index too long."""
+    return random.Random(seed).randbytes(length // 2).hex()
+
+
+def raw_record(org: UUID, project: UUID, at_ms: int, *, event_type: str, person: str = "u") -> bytes:
+    """A record of the log made by hand, with its length: one that the check would not have let through."""
+
+    def short(text: str | None) -> bytes:
+        return b"\xff\xff" if text is None else struct.pack("<H", len(text)) + text.encode()
+
+    texts = (event_type, "m", person, None, None, None, "prod", str(uuid4()))
+    body = b"\x01" + org.bytes + project.bytes + struct.pack("<qq", at_ms, at_ms)
+    body += b"".join(short(text) for text in texts) + struct.pack("<I", 2) + b"{}"
+    return struct.pack("<I", len(body)) + body

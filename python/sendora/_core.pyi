@@ -74,6 +74,9 @@ def frame(parts: Sequence[bytes]) -> bytes:
     """One log message from the records of several requests: magic, version, the number of events by project (counted
     here, at the way in), the records, CRC32C."""
 
+def frame_projects(frame: bytes) -> list[bytes]:
+    """The projects of its records, changes of profiles included, each once. ValueError for a damaged frame."""
+
 @final
 class EventBatch:
     """Frames on their way into `events`. Ordinals count the events (not profile records) of all frames from 0."""
@@ -81,6 +84,8 @@ class EventBatch:
     def __init__(self, frames: Sequence[bytes]) -> None:
         """Raises ValueError when a frame's magic, lengths or CRC are wrong."""
     def __len__(self) -> int: ...
+    def ends(self) -> list[int]:
+        """How many events there are up to the end of each frame."""
     def months(self) -> list[int]:
         """The partitions that are needed: year * 12 + month - 1, sorted."""
     def keys(self) -> bytes:
@@ -140,7 +145,11 @@ class Evaluation:
     def __init__(self, rule: Rule, now_ms: int, *, explained: bool = False) -> None: ...
     def feed_events(self, chunk: bytes) -> None: ...
     def feed_profiles(self, chunk: bytes) -> None: ...
+    def feed_days(self, chunk: bytes) -> None:
+        """Columns as `Index.load_days`: events that were rolled up. No condition on properties holds for them."""
     def count(self) -> int: ...
+    def preview(self) -> tuple[int, list[tuple[str, int, int]]]:
+        """(count, [(path, alone, remaining)]) as `Index.preview`, with nothing left open."""
     def members(self) -> bytes:
         """pgcopy with one column, external_id text, sorted."""
     def page(self, offset: int, size: int) -> list[str]:
@@ -213,7 +222,8 @@ class Index:
     def ask(self, rule: Rule, now_ms: int) -> Answer: ...
     def preview(self, rule: Rule, now_ms: int) -> tuple[int, int, list[tuple[str, int | None, int]]]:
         """(count, undecided, [(path, alone, remaining)]): for each leaf as written, how many people hold it whatever
-        the others say (None: not here), and how many are not ruled out by it and those before it."""
+        the others say (None: not here, or unsure of somebody), and how many are not ruled out by it and those before
+        it."""
     def explain(self, rule: Rule, external_id: str, now_ms: int) -> bytes | None:
         """JSON {member, asOf, tree}; None for somebody who is no person here. A node has path, truth, and all, any or
         not; a leaf has path, truth, condition, observed ({value} of a trait or lifecycle, {count} of a count operator,
@@ -241,9 +251,14 @@ class Answer:
 class Split:
     """Members of an audience, cut by shard as `shards` cuts; its length is the number of all of them."""
 
+    def __init__(self, project: bytes, members: bytes) -> None:
+        """Members: pgcopy with one column, or several such streams behind one another."""
     def __len__(self) -> int: ...
     def of(self, shard: int) -> bytes:
         """pgcopy with one column, external_id text, in no order."""
+
+def member_names(members: bytes, offset: int, size: int) -> list[str]:
+    """A page of the external ids in a pgcopy of one column."""
 
 # -- deciding and rendering ------------------------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
 """The composition root: the rooms in reading order, put onto the floors. Imported by the command alone.
 
 Nothing registers itself: a room is one word in MODULES. What a floor needs of a room it declares as a protocol, and it
-is handed in here: `orgs.authenticate` to HTTP, the channels to delivery, `audiences` to the answers about a person.
+is handed in here: `orgs.authenticate` to HTTP, the channels to delivery, what a room wants of one above it (`bind`).
 
 Which role runs what:
 
     api         the routes of all rooms
-    worker      the readers of the log and of outcomes, the answers over NATS, the planner, the accountant
+    worker      the readers of the log and of outcomes, the answers over NATS, the audience indexes, the planner, the
+                accountant
     dispatch    the chunks of the shards that it holds
     scheduler   sends that are due, the rooms' jobs, the safety poll
 """
@@ -41,9 +42,15 @@ SWEEP: Final = Job(name="idempotency.sweep", every_s=600.0, run=lambda kernel: I
 """Forgets the idempotency keys that have expired; they belong to no room."""
 
 
+def bind() -> None:
+    """What rooms want of rooms above them."""
+    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of)
+    audiences.bind(push.reach)
+
+
 def api() -> Any:
     """The ASGI callable, as Granian's worker process makes it."""
-    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of)
+    bind()
     return build_app(partial(open_kernel, load()), MODULES, orgs.authenticate)
 
 
@@ -55,10 +62,14 @@ def document() -> dict[str, Any]:
 
 
 async def worker(settings: Settings) -> None:
+    bind()
     async with open_kernel(settings) as kernel:
         readers = [StageRunner(kernel, consumer) for module in MODULES for consumer in module.consumers]
         answers = [Answering(kernel, answer) for module in MODULES for answer in module.answers]
-        await run_services(kernel, [*readers, *answers, planner(kernel, CHANNELS), accountant(kernel, CHANNELS)])
+        others = [service(kernel) for module in MODULES for service in module.services]
+        await run_services(
+            kernel, [*readers, *answers, *others, planner(kernel, CHANNELS), accountant(kernel, CHANNELS)]
+        )
 
 
 async def dispatch(settings: Settings, shards: str) -> None:

@@ -162,6 +162,7 @@ class Cluster:
             "SENDORA_HTTP__HOST": "127.0.0.1",
             "SENDORA_HTTP__PORT": str(self._port),
             "SENDORA_HTTP__BASE_URL": self.url,
+            "SENDORA_AUDIENCES__SNAPSHOT_DIR": str(self.folder / "audiences"),
             **({"SENDORA_LOG__FORMAT": "console"} if self._logs_to_terminal else {}),
             **self._extra,
         }

@@ -61,6 +61,8 @@ HERE = [
     "audiences.get",
     "audiences.update",
     "audiences.delete",
+    "audiences.preview",
+    "audiences.explain",
     "keys.list",
     "keys.mint",
     "keys.revoke",
@@ -103,6 +105,7 @@ async def everything(kernel: Kernel) -> AsyncIterator[Api]:
     for module in MODULES:
         services += [StageRunner(kernel, consumer) for consumer in module.consumers]
         services += [Answering(kernel, answer) for answer in module.answers]
+        services += [service(kernel) for service in module.services]
     async with serve(kernel, MODULES) as served, running(kernel, services):
         yield served
 

@@ -229,6 +229,10 @@ def agree(index: _core.Index, rule: _core.Rule, stores: Stores, *, sure: bool) -
     assert len(split) == len(decided)
     count, undecided, steps = index.preview(rule, ASKED_MS)
     assert (count, undecided) == (answer.count, answer.undecided)
+    total, funnel = expected.preview()
+    assert total == expected.count()
+    if not undecided and all(alone is not None for _, alone, _ in steps):
+        assert (count, steps) == (total, funnel)
     if steps:
         assert steps[-1][2] == count + undecided
         assert [step[2] for step in steps] == sorted((step[2] for step in steps), reverse=True)

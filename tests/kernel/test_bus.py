@@ -25,11 +25,13 @@ from sendora.kernel.bus import (
     Bus,
     BusRefused,
     Message,
+    Missing,
     StageRunner,
     examine,
     parse_position,
     position_text,
     refusals,
+    tail,
 )
 from sendora.kernel.bus import lane as lane_module
 from sendora.kernel.bus import stage as stage_module
@@ -302,6 +304,31 @@ def nats_binary() -> str:
 
 
 # -- wakes and questions -----------------------------------------------------------------------------------------------
+
+
+async def test_a_reading_beside_the_consumers(own: Embedded) -> None:
+    """From a position on, in order; what is not there any more is said, and so is a consumer that went."""
+    bus = await Bus.open(load(own.environment).nats, Metrics())
+    try:
+        positions = [await bus.append(record(), 1) for _ in range(5)]
+        async with tail(bus, EVENTS, positions[0]) as reading:
+            assert [message.position for message in await reading.fetch(2)] == positions[1:3]
+            assert [message.position for message in await reading.fetch(9)] == positions[3:]
+            assert await reading.fetch(9) == []
+            positions.append(await bus.append(record(), 1))
+            (last,) = await reading.fetch(9)
+            assert (last.position, reading.position) == (positions[-1], positions[-1])
+            (info,) = await bus.stream.consumers_info(EVENTS)
+            await bus.stream.delete_consumer(EVENTS, info.name)
+            with pytest.raises(Gap):
+                await reading.fetch(1)
+        assert await bus.stream.consumers_info(EVENTS) == []
+        await bus.stream.purge_stream(EVENTS, seq=positions[3])
+        async with tail(bus, EVENTS, positions[1]) as reading:
+            with pytest.raises(Missing):
+                await reading.fetch(9)
+    finally:
+        await bus.close()
 
 
 async def test_wakes(bus: Bus, kernel: Kernel) -> None:

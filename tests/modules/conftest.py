@@ -6,19 +6,19 @@ import pytest
 from tests.api import Api, serve
 from tests.make import Make, Org
 
-from sendora.app import MODULES
+from sendora.app import MODULES, bind
 from sendora.kernel.bus import Answering, StageRunner
 from sendora.kernel.life import Kernel, Service, running
-from sendora.modules import audiences, profiles
 
 
 @pytest.fixture(scope="session")
 async def api(kernel: Kernel) -> AsyncIterator[Api]:
-    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of)
+    bind()
     services: list[Service] = []
     for module in MODULES:
         services += [StageRunner(kernel, consumer) for consumer in module.consumers]
         services += [Answering(kernel, answer) for answer in module.answers]
+        services += [service(kernel) for service in module.services]
     async with serve(kernel, MODULES) as served, running(kernel, services):
         yield served
 

@@ -191,6 +191,52 @@ class Outbound(Section, frozen=True, kw_only=True):
     ] = ("https://oauth2.googleapis.com/token",)
 
 
+class Events(Section, frozen=True, kw_only=True):
+    """What is kept of events."""
+
+    kept_months: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=1_200,
+            description="Whole months of events that are kept as they came. What is older is rolled up by person, type "
+            "and UTC day, which is all that audiences ask of it but for conditions on properties.",
+        ),
+    ] = 25
+
+
+class Audiences(Section, frozen=True, kw_only=True):
+    """The index that answers who is in an audience, held by the workers."""
+
+    memory_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="What the indexes of one worker may take. Beyond it the project that was not asked for the "
+            "longest time goes, and PostgreSQL answers for it. 0: no index at all.",
+        ),
+    ] = 2_048
+    parts: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Into how many parts by person the index of a project is cut, each in a worker of its own if "
+            "there are so many: for projects too large for one. The same for all processes.",
+        ),
+    ] = 1
+    snapshot_dir: Annotated[
+        str,
+        Meta(
+            description="Where a worker keeps its indexes' snapshots, which hold people's data; a start without them "
+            "reads everything from PostgreSQL. Empty: none."
+        ),
+    ] = ".sendora/audiences"
+    snapshot_s: Annotated[
+        float, Meta(ge=1, description="How often a snapshot is taken of an index that has moved on.")
+    ] = 600.0
+
+
 class Push(Section, frozen=True, kw_only=True):
     """Where the push providers are."""
 
@@ -316,6 +362,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis: Redis = Redis()
     vault: Vault = Vault()
     outbound: Outbound = Outbound()
+    events: Events = Events()
+    audiences: Audiences = Audiences()
     push: Push = Push()
     dispatch: Dispatch = Dispatch()
     log: Log = Log()

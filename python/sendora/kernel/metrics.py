@@ -42,6 +42,11 @@ Name = Literal[
     "key_lookups",
     "audience_evaluations",
     "audience_seconds",
+    "audience_indexes",
+    "audience_index_people",
+    "audience_index_bytes",
+    "audience_index_lag",
+    "audience_index_loads",
     "sends",
     "plan_chunks",
     "plan_seconds",
@@ -113,8 +118,17 @@ METRICS: Final[dict[Name, Metric]] = {
     "limiter_local": Metric("gauge", "1 while Redis is away and this process spends its own share."),
     "idempotency_replayed": Metric("counter", "Requests answered from an earlier answer."),
     "key_lookups": Metric("counter", "API keys looked up, by where they were found.", ("result",)),
-    "audience_evaluations": Metric("counter", "Audience evaluations by purpose.", ("purpose",)),
+    "audience_evaluations": Metric(
+        "counter", "Audience evaluations by purpose and by who answered: index, rows, both.", ("purpose", "engine")
+    ),
     "audience_seconds": Metric("histogram", "Time of one audience evaluation.", ("purpose",), SECONDS),
+    "audience_indexes": Metric("gauge", "Audience indexes (projects, or parts of them) that this worker holds."),
+    "audience_index_people": Metric("gauge", "People in the audience indexes of this worker."),
+    "audience_index_bytes": Metric("gauge", "Memory that the audience indexes of this worker take."),
+    "audience_index_lag": Metric("gauge", "Frames of the log that are stored and not yet in every audience index."),
+    "audience_index_loads": Metric(
+        "counter", "Audience indexes loaded, by what from, and dropped, by why.", ("change",)
+    ),
     "sends": Metric("counter", "Sends by the status they came to.", ("channel", "status")),
     "plan_chunks": Metric("counter", "Chunks committed by the planner.", ("class",)),
     "plan_seconds": Metric("histogram", "From taking a send up to its last chunk.", (), SECONDS),

@@ -14,7 +14,7 @@ import msgspec
 if TYPE_CHECKING:
     from sendora.kernel.bus import Message
     from sendora.kernel.ids import OrgId, ProjectId
-    from sendora.kernel.life import Kernel
+    from sendora.kernel.life import Kernel, Service
 
     Handle = Callable[[Kernel, list[Message]], Awaitable[None]]
     Erase = Callable[[Kernel, OrgId, ProjectId, str], Awaitable[None]]
@@ -63,6 +63,8 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
     consumers: Sequence[Consumer] = ()
     jobs: Sequence[Job] = ()
     answers: Sequence[Answer] = ()
+    services: Sequence[Callable[[Kernel], Service]] = ()
+    """Loops of the worker that are neither: made once for each process."""
     channel: Any = None
     """A `delivery.channel.Channel`; the kernel does not know delivery, so it cannot name the type."""
     erase: Erase | None = None

@@ -5,9 +5,9 @@
 //!
 //! In the order in which a message meets them: [`json`] and [`check`] judge what a client sent, [`record`] is what
 //! stands in the log, [`store`] and [`people`] turn the log into rows, [`rules`] and [`index`] decide who is in
-//! an audience, [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`providers`] writes its requests and
-//! reads the answers, [`retry`] and [`outcome`] say what becomes of each recipient, [`shipment`] leads a chunk through
-//! all of that, [`lifecycle`] tells others how it ended, [`sign`] signs what goes to webhooks.
+//! an audience, [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`providers`] writes its
+//! requests and reads the answers, [`retry`] and [`outcome`] say what becomes of each recipient, [`shipment`] leads a
+//! chunk through all of that, [`lifecycle`] tells others how it ended, [`sign`] signs what goes to webhooks.
 
 pub mod bucket;
 pub mod check;

@@ -227,6 +227,20 @@ pub struct Frame<'a> {
     pub records: Records<'a>,
 }
 
+/// The projects that a frame says something of, sorted: changes of profiles too, which it does not declare.
+pub fn projects(frame: &[u8]) -> Result<Vec<Id>, Broken> {
+    let mut projects: Vec<Id> = Vec::new();
+    for record in open(frame)?.records {
+        let (tenant, _) = read_tenant(&mut Input(record?))?;
+        if projects.last() != Some(&tenant.project) {
+            projects.push(tenant.project);
+        }
+    }
+    projects.sort_unstable();
+    projects.dedup();
+    Ok(projects)
+}
+
 pub fn open(frame: &[u8]) -> Result<Frame<'_>, Broken> {
     if !frame.starts_with(MAGIC) {
         return Err(Broken("not a frame: wrong magic"));

@@ -19,6 +19,8 @@ pub struct EventBatch {
     /// The frames behind one another; events lie in it.
     data: Vec<u8>,
     events: Vec<Slot>,
+    /// How many events there are up to the end of each frame.
+    ends: Vec<usize>,
     declared: Vec<(Tenant, u32)>,
 }
 
@@ -42,7 +44,7 @@ pub struct Counts {
 
 impl EventBatch {
     pub fn new<'f>(frames: impl Iterator<Item = &'f [u8]>) -> Result<Self, Broken> {
-        let mut batch = Self { data: Vec::new(), events: Vec::new(), declared: Vec::new() };
+        let mut batch = Self { data: Vec::new(), events: Vec::new(), ends: Vec::new(), declared: Vec::new() };
         for bytes in frames {
             let frame = record::open(bytes)?;
             batch.declared.extend_from_slice(&frame.declared);
@@ -54,6 +56,7 @@ impl EventBatch {
                 let key = key(&tenant.project, &event);
                 batch.events.push(Slot { from, to: batch.data.len(), tenant, key, occurred_ms: event.occurred_ms });
             }
+            batch.ends.push(batch.events.len());
         }
         Ok(batch)
     }
@@ -64,6 +67,11 @@ impl EventBatch {
 
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
+    }
+
+    /// How many events there are up to the end of each frame.
+    pub fn ends(&self) -> &[usize] {
+        &self.ends
     }
 
     /// The partitions that are needed, sorted.

@@ -64,8 +64,17 @@ impl Evaluation {
         py.detach(|| self.inner().feed_profiles(chunk)).map_err(broken)
     }
 
+    fn feed_days(&self, py: Python<'_>, chunk: &[u8]) -> PyResult<()> {
+        py.detach(|| self.inner().feed_days(chunk)).map_err(broken)
+    }
+
     fn count(&self, py: Python<'_>) -> PyResult<usize> {
         py.detach(|| self.inner().count()).map_err(broken)
+    }
+
+    fn preview(&self, py: Python<'_>) -> PyResult<(usize, Vec<(String, usize, usize)>)> {
+        let (count, steps) = py.detach(|| self.inner().preview()).map_err(broken)?;
+        Ok((count, steps.into_iter().map(|step| (step.path, step.alone, step.remaining)).collect()))
     }
 
     fn members<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
@@ -79,7 +88,7 @@ impl Evaluation {
 
     fn split(&self, py: Python<'_>, project: &[u8]) -> PyResult<Split> {
         let project = id("project", project)?;
-        py.detach(|| self.inner().split(&project).map(Split::new)).map_err(broken)
+        py.detach(|| self.inner().split(&project).map(Split::of_core)).map_err(broken)
     }
 
     fn contains(&self, py: Python<'_>, external_id: &str) -> PyResult<bool> {
@@ -99,13 +108,20 @@ pub struct Split {
 }
 
 impl Split {
-    pub fn new(split: rules::Split) -> Self {
+    fn of_core(split: rules::Split) -> Self {
         Self { count: split.count(), shards: split.finish() }
     }
 }
 
 #[pymethods]
 impl Split {
+    #[new]
+    fn new(py: Python<'_>, project: &[u8], members: &[u8]) -> PyResult<Self> {
+        let project = id("project", project)?;
+        let mut split = rules::Split::new();
+        py.detach(|| rules::names(members, |name| split.push(&project, name))).map_err(broken)?;
+        Ok(Self::of_core(split))
+    }
     fn __len__(&self) -> usize {
         self.count
     }
@@ -114,4 +130,20 @@ impl Split {
         let names = self.shards.get(shard).ok_or_else(|| PyIndexError::new_err("no such shard"))?;
         Ok(PyBytes::new(py, names))
     }
+}
+
+#[pyfunction]
+pub fn member_names(py: Python<'_>, members: &[u8], offset: usize, size: usize) -> PyResult<Vec<String>> {
+    let mut found: Vec<String> = Vec::new();
+    let mut at = 0;
+    py.detach(|| {
+        rules::names(members, |name| {
+            if at >= offset && found.len() < size {
+                found.push(name.to_owned());
+            }
+            at += 1;
+        })
+    })
+    .map_err(broken)?;
+    Ok(found)
 }

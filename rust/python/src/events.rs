@@ -99,6 +99,12 @@ pub fn frame(py: Python<'_>, parts: Vec<PyBackedBytes>) -> PyResult<Bound<'_, Py
     Ok(PyBytes::new(py, &framed.map_err(broken)?))
 }
 
+#[pyfunction]
+pub fn frame_projects<'py>(py: Python<'py>, frame: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let projects = offload(py, frame.len(), || record::projects(frame)).map_err(broken)?;
+    Ok(projects.iter().map(|project| PyBytes::new(py, project)).collect())
+}
+
 #[pyclass(frozen)]
 pub struct EventBatch(store::EventBatch);
 
@@ -111,6 +117,10 @@ impl EventBatch {
 
     fn __len__(&self) -> usize {
         self.0.len()
+    }
+
+    fn ends(&self) -> Vec<usize> {
+        self.0.ends().to_vec()
     }
 
     fn months(&self, py: Python<'_>) -> Vec<i64> {

@@ -83,9 +83,11 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::audiences::{Evaluation, Rule, Split};
+    use super::audiences::{Evaluation, Rule, Split, member_names};
     #[pymodule_export]
-    use super::events::{Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, profile_record};
+    use super::events::{
+        Checked, EventBatch, ProfileBatch, check_events, check_identify, frame, frame_projects, profile_record,
+    };
     #[pymodule_export]
     use super::index::{Answer, Index};
     #[pymodule_export]

@@ -19,6 +19,7 @@ async def api(kernel: Kernel) -> AsyncIterator[Api]:
     for module in MODULES:
         services += [StageRunner(kernel, consumer) for consumer in module.consumers]
         services += [Answering(kernel, answer) for answer in module.answers]
+        services += [service(kernel) for service in module.services]
     async with serve(kernel, MODULES) as served, running(kernel, services):
         yield served
 

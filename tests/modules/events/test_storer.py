@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import random
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -13,16 +12,15 @@ from uuid import uuid4
 import msgspec
 import pytest
 from tests.api import Api
-from tests.make import Make, Org
+from tests.make import Make, Org, random_text, raw_record
 
 from sendora import _core
 from sendora.kernel.bus import Message
 from sendora.kernel.clock import FixedClock, millis
 from sendora.kernel.config import Postgres
-from sendora.kernel.ids import new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Database, migrate, month_of
-from sendora.kernel.pg.positions import reached
+from sendora.kernel.pg.positions import reached, rewind
 from sendora.modules.events import STORER, jobs
 from sendora.modules.events.consumers import store_events
 
@@ -121,6 +119,40 @@ async def test_two_storers_at_once(store: Store) -> None:
     messages = [store.message(store.records(*({"eventId": f"{n}-{i}"} for i in range(50)))) for n in range(4)]
     await asyncio.gather(*(store.eat(*messages) for _ in range(4)))
     assert await store.counts() == (200, 200, 0, 0)
+
+
+async def test_what_was_left_out_of_a_frame_is_told(store: Store) -> None:
+    """By the ordinals of the frame, profile changes not counted; a frame that was stored whole has no row."""
+    change = _core.profile_record(store.org.bytes, store.project.bytes, "u", NOW_MS, traits=b"{}")
+    one = {"eventId": "a", "timestamp": "2026-05-01T00:00:00Z"}
+    frames = [
+        store.message(store.records(one, {})),
+        store.message(store.records({}), change, store.records(one, {}, one)),
+        store.message(store.records({})),
+        store.message(record(store, event_type=random_text(9_000, 1)), store.records({}, one)),
+    ]
+    await store.eat(*frames[:3])
+    await store.eat(*frames[2:])
+    rows = await store.db.fetch("SELECT position, ordinals FROM event_skips ORDER BY position")
+    assert [tuple(row) for row in rows] == [(2, [1, 3]), (4, [0, 2])]
+    assert await store.counts() == (10, 6, 3, 1)
+
+
+async def test_a_log_that_begins_again_leaves_nothing_of_the_old_one(store: Store) -> None:
+    one = {"eventId": "a", "timestamp": "2026-05-01T00:00:00Z"}
+    await store.eat(store.message(store.records(one, one)))
+    await rewind(store.db, STORER)
+    store.position = 0
+    await store.eat(store.message(store.records({})))
+    assert await store.db.fetchval("SELECT count(*) FROM event_skips") == 0
+
+
+async def test_what_was_left_out_is_forgotten_with_the_log(store: Store) -> None:
+    one = {"eventId": "a", "timestamp": "2026-05-01T00:00:00Z"}
+    await store.eat(store.message(store.records(one, one)), store.message(store.records(one)))
+    await store.db.execute("UPDATE event_skips SET at = now() - interval '74 hours' WHERE position = 1")
+    await jobs.forget_skips(store.kernel)
+    assert await store.db.fetchval("SELECT array_agg(position) FROM event_skips") == [2]
 
 
 @pytest.mark.rule("C94")
@@ -288,18 +320,5 @@ async def test_erase_and_export(api: Api, make: Make, org: Org, kernel: Kernel) 
     assert [row async for row in events.module.export(kernel, org.id, org.project, "known")] == []
 
 
-def random_text(length: int, seed: int) -> str:
-    """Text that does not compress: what makes a key of an index too long."""
-    return random.Random(seed).randbytes(length // 2).hex()
-
-
 def record(store: Store, *, event_type: str) -> bytes:
-    """A record of the log made by hand, with its length: one that the check would not have let through."""
-
-    def short(text: str | None) -> bytes:
-        return b"\xff\xff" if text is None else struct.pack("<H", len(text)) + text.encode()
-
-    texts = (event_type, "m", "u", None, None, None, "prod", str(new_id()))
-    body = b"\x01" + store.org.bytes + store.project.bytes + struct.pack("<qq", NOW_MS, NOW_MS)
-    body += b"".join(short(text) for text in texts) + struct.pack("<I", 2) + b"{}"
-    return struct.pack("<I", len(body)) + body
+    return raw_record(store.org, store.project, NOW_MS, event_type=event_type)

@@ -23,6 +23,7 @@ MODULES = (orgs.module, profiles.module, events.module, audiences.module, push.m
 
 @pytest.fixture(scope="session")
 async def api(kernel: Kernel) -> AsyncIterator[Api]:
+    audiences.bind(push.reach)
     services: list[Service] = []
     for module in MODULES:
         services += [StageRunner(kernel, consumer) for consumer in module.consumers]

@@ -9,7 +9,7 @@ from sendora.kernel.pg.bulk import copy_in, copy_out
 from sendora.kernel.pg.database import Connection, Database, connect, is_away
 from sendora.kernel.pg.leases import Lease, LeaseLost
 from sendora.kernel.pg.migrations import MigrationError, migrate, pending
-from sendora.kernel.pg.partitions import month_of, month_start, partition
+from sendora.kernel.pg.partitions import begin_drop, drop_partition, key_range, month_of, month_start, months, partition
 from sendora.kernel.pg.queries import Queries, queries
 
 __all__ = [
@@ -19,13 +19,17 @@ __all__ = [
     "LeaseLost",
     "MigrationError",
     "Queries",
+    "begin_drop",
     "connect",
     "copy_in",
     "copy_out",
+    "drop_partition",
     "is_away",
+    "key_range",
     "migrate",
     "month_of",
     "month_start",
+    "months",
     "partition",
     "pending",
     "queries",

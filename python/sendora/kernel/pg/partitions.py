@@ -8,10 +8,11 @@ of traffic.
 
 from datetime import UTC, datetime
 from typing import Final
+from uuid import UUID
 
 from sendora.kernel.clock import millis
 from sendora.kernel.ids import lowest_id
-from sendora.kernel.pg.database import Database
+from sendora.kernel.pg.database import Connection, Database
 
 PARTITIONED: Final = ("events", "deliveries")
 
@@ -34,8 +35,8 @@ async def partition(db: Database, table: str, month: int) -> None:
         return
     if table not in PARTITIONED or not MONTH_MIN <= month < MONTH_MAX:
         raise ValueError(f"no partition of {table} for month {month}")
-    name = f"{table}_{month // 12:04d}_{month % 12 + 1:02d}"
-    low, high = lowest_id(millis(month_start(month))), lowest_id(millis(month_start(month + 1)))
+    name = _name(table, month)
+    low, high = key_range(month)
     async with db.transaction() as connection:
         await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"partition.{name}")
@@ -50,6 +51,38 @@ async def partition(db: Database, table: str, month: int) -> None:
                 f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{low}') TO ('{high}')"
             )
     db.partitions.add((table, month))
+
+
+async def months(db: Database | Connection, table: str) -> list[int]:
+    """The months that have a partition, ascending."""
+    rows = await db.fetch(
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass($1)",
+        table,
+    )
+    found = [row["relname"].removeprefix(f"{table}_").split("_") for row in rows]
+    return sorted(int(year) * 12 + int(month) - 1 for year, month in found)
+
+
+async def begin_drop(connection: Connection, table: str, month: int, lock_timeout: str) -> None:
+    """First in a transaction that takes a month away: from here on nobody writes to it, and everybody reads it."""
+    await connection.execute(f"SET LOCAL lock_timeout = '{lock_timeout}'; SET LOCAL statement_timeout = 0")
+    await connection.execute(f"LOCK TABLE {_name(table, month)} IN SHARE MODE")
+
+
+async def drop_partition(connection: Connection, table: str, month: int) -> None:
+    """Last in that transaction: only now readers of the whole table have to wait, until the commit. A reader whose
+    snapshot is older must have locked the table before it took the snapshot, or it would miss the month."""
+    await connection.execute(f"ALTER TABLE {table} DETACH PARTITION {_name(table, month)}")
+    await connection.execute(f"DROP TABLE {_name(table, month)}")
+
+
+def key_range(month: int) -> tuple[UUID, UUID]:
+    """The keys of a month: from the first to below the second."""
+    return lowest_id(millis(month_start(month))), lowest_id(millis(month_start(month + 1)))
+
+
+def _name(table: str, month: int) -> str:
+    return f"{table}_{month // 12:04d}_{month % 12 + 1:02d}"
 
 
 def month_of(at: datetime) -> int:

@@ -3,23 +3,18 @@
 Rooms above use `find` (is it there?), `members` (everybody, for a send) and `memberships_of` (one person)."""
 
 from sendora.kernel.module import Answer, Module
+from sendora.modules.audiences.ask import ROWS_SUBJECT
+from sendora.modules.audiences.home import Home
 from sendora.modules.audiences.model import Audience, Members, Membership
+from sendora.modules.audiences.reach import bind
 from sendora.modules.audiences.routes import ROUTES
-from sendora.modules.audiences.service import (
-    ASK_SUBJECT,
-    answer,
-    evaluate,
-    find,
-    members,
-    members_of,
-    memberships_of,
-)
+from sendora.modules.audiences.service import answer, find, members, members_of, memberships_of
 
 __all__ = [
     "Audience",
     "Members",
     "Membership",
-    "evaluate",
+    "bind",
     "find",
     "members",
     "members_of",
@@ -27,4 +22,9 @@ __all__ = [
     "module",
 ]
 
-module = Module(name="audiences", routes=ROUTES, answers=(Answer(subject=ASK_SUBJECT, handle=answer),))
+module = Module(
+    name="audiences",
+    routes=ROUTES,
+    answers=(Answer(subject=ROWS_SUBJECT, handle=answer),),
+    services=(Home,),
+)

@@ -1,5 +1,5 @@
 -- writes: audiences
--- reads: events, profiles
+-- reads: events, event_days, event_cuts, event_skips, profiles, log_positions
 
 -- name: insert
 INSERT INTO audiences (org_id, id, project_id, name, description, rules) VALUES ($1, $2, $3, $4, $5, $6) RETURNING *;
@@ -33,6 +33,28 @@ UPDATE audiences SET deleted_at = now(), updated_at = now()
 -- name: as_of
 SELECT clock_timestamp();
 
+-- name: moment
+-- Now, and the last position of the log that any of what an answer comes from is made of.
+SELECT clock_timestamp() AS now, coalesce(max(position), 0) AS position
+  FROM log_positions WHERE consumer = ANY($1::text[]) AND lane = 0;
+
+-- name: stored
+-- How far each reader of the log has come.
+SELECT consumer, position FROM log_positions WHERE consumer = ANY($1::text[]) AND lane = 0;
+
+-- name: skips
+SELECT position, ordinals FROM event_skips WHERE lane = 0 AND position > $1 AND position <= $2;
+
+-- name: cuts
+SELECT project_id, cuts FROM event_cuts WHERE org_id = ANY($1::uuid[]) AND project_id = ANY($2::uuid[]);
+
+-- name: hold_events
+-- Before the snapshot is taken: as long as this is held, no month of events can become days behind its back.
+LOCK TABLE events IN ACCESS SHARE MODE;
+
+-- name: has_days
+SELECT EXISTS (SELECT FROM event_days WHERE org_id = $1 AND project_id = $2);
+
 -- name: events
 -- An event counts for whoever the person is now (C69): the one at the end of the chain of takeovers. $3 are the types
 -- that the rule asks for, $4 the earliest instant that matters (NULL: ever), $5 whether properties are looked at.
@@ -51,6 +73,62 @@ SELECT coalesce(m.person, e.person), e.event_type, e.occurred_at, CASE WHEN $5::
  WHERE e.org_id = $1::uuid AND e.project_id = $2::uuid AND e.event_type = ANY($3::text[])
    AND ($4::timestamptz IS NULL OR e.occurred_at >= $4::timestamptz) AND e.person IS NOT NULL;
 
+-- name: days
+-- The same of events that were rolled up.
+WITH RECURSIVE chain AS (
+    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
+      FROM profiles p WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.merged_into IS NOT NULL
+    UNION ALL
+    SELECT c.name, p.merged_into, c.depth + 1
+      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16
+), merged AS (
+    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
+)
+SELECT coalesce(m.person, d.person), d.event_type, d.day, d.count, d.first_at, d.last_at
+  FROM event_days d LEFT JOIN merged m ON m.name = d.person
+ WHERE d.org_id = $1::uuid AND d.project_id = $2::uuid AND d.event_type = ANY($3::text[])
+   AND ($4::timestamptz IS NULL OR d.last_at >= $4::timestamptz);
+
+-- name: events_of_some
+-- Of the people in $6 alone.
+WITH RECURSIVE chain AS (
+    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
+      FROM profiles p WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.merged_into IS NOT NULL
+    UNION ALL
+    SELECT c.name, p.merged_into, c.depth + 1
+      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16
+), merged AS (
+    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
+)
+SELECT coalesce(m.person, e.person), e.event_type, e.occurred_at, CASE WHEN $5::boolean THEN e.properties END
+  FROM events e LEFT JOIN merged m ON m.name = e.person
+ WHERE e.org_id = $1::uuid AND e.project_id = $2::uuid AND e.event_type = ANY($3::text[])
+   AND ($4::timestamptz IS NULL OR e.occurred_at >= $4::timestamptz)
+   AND coalesce(m.person, e.person) = ANY($6::text[]);
+
+-- name: days_of_some
+WITH RECURSIVE chain AS (
+    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
+      FROM profiles p WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.merged_into IS NOT NULL
+    UNION ALL
+    SELECT c.name, p.merged_into, c.depth + 1
+      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16
+), merged AS (
+    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
+)
+SELECT coalesce(m.person, d.person), d.event_type, d.day, d.count, d.first_at, d.last_at
+  FROM event_days d LEFT JOIN merged m ON m.name = d.person
+ WHERE d.org_id = $1::uuid AND d.project_id = $2::uuid AND d.event_type = ANY($3::text[])
+   AND ($4::timestamptz IS NULL OR d.last_at >= $4::timestamptz)
+   AND coalesce(m.person, d.person) = ANY($5::text[]);
+
+-- name: people_of_some
+SELECT external_id, email, traits, lifecycle FROM profiles
+ WHERE org_id = $1::uuid AND project_id = $2::uuid AND external_id = ANY($3::text[]) AND merged_into IS NULL;
+
 -- name: people
 SELECT external_id, email, traits, lifecycle FROM profiles
  WHERE org_id = $1::uuid AND project_id = $2::uuid AND merged_into IS NULL;
@@ -62,6 +140,31 @@ SELECT $5::text, e.event_type, e.occurred_at, CASE WHEN $6::boolean THEN e.prope
  WHERE e.org_id = $1::uuid AND e.project_id = $2::uuid AND e.event_type = ANY($3::text[])
    AND ($4::timestamptz IS NULL OR e.occurred_at >= $4::timestamptz) AND e.person = ANY($7::text[]);
 
+-- name: days_of_one
+-- $5: every name that the person ever had.
+SELECT $4::text, d.event_type, d.day, d.count, d.first_at, d.last_at
+  FROM event_days d
+ WHERE d.org_id = $1::uuid AND d.project_id = $2::uuid AND d.event_type = ANY($3::text[]) AND d.person = ANY($5::text[]);
+
 -- name: one_person
 SELECT external_id, email, traits, lifecycle FROM profiles
  WHERE org_id = $1::uuid AND project_id = $2::uuid AND external_id = $3::text AND merged_into IS NULL;
+
+-- name: load_people
+-- Everything, as an index is filled with it.
+SELECT external_id, email, traits, lifecycle, merged_into FROM profiles
+ WHERE org_id = $1::uuid AND project_id = $2::uuid;
+
+-- name: load_events
+-- One month, by the range of its keys, so that no statement takes long.
+SELECT person, event_type, occurred_at, NULL::jsonb FROM events
+ WHERE org_id = $1::uuid AND project_id = $2::uuid AND key >= $3::uuid AND key < $4::uuid AND person IS NOT NULL;
+
+-- name: load_days
+SELECT person, event_type, day, count, first_at, last_at FROM event_days
+ WHERE org_id = $1::uuid AND project_id = $2::uuid;
+
+-- name: load_stream
+SELECT person, event_type, occurred_at, properties FROM events
+ WHERE org_id = $1::uuid AND project_id = $2::uuid AND key >= $3::uuid AND key < $4::uuid
+   AND event_type = ANY($5::text[]) AND person IS NOT NULL;

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from sendora.kernel.clock import iso
-from sendora.kernel.errors import NotFound, ValidationFailed
+from sendora.kernel.errors import NotFound, Unavailable, ValidationFailed
 from sendora.kernel.http import Paged, Principal, delete, get, patch, post
 from sendora.kernel.ids import AudienceId, ProjectId, parse_id
 from sendora.kernel.life import Kernel
@@ -17,6 +17,10 @@ from sendora.modules.audiences.model import (
     AudiencePatch,
     AudienceShown,
     Counted,
+    Explained,
+    ExplainIn,
+    Preview,
+    PreviewIn,
     compiled,
 )
 
@@ -44,8 +48,7 @@ async def list_audiences(
 async def create_audience(kernel: Kernel, principal: Principal, data: AudienceIn) -> AudienceShown:
     """A tree of `all`, `any` and `not` over traits and events (B071-B074, C72). Membership is evaluated whenever it is
     asked for, never stored (B075)."""
-    if data.project_id not in (None, principal.project):
-        raise ValidationFailed({"projectId": ["Is not the project of this key"]})
+    _same_project(principal, data.project_id)
     compiled(data.rules)
     audience = await store.insert(kernel.db, principal.org, principal.project, data.name, data.description, data.rules)
     return _shown(audience, await service.size_of(kernel, audience))
@@ -106,6 +109,45 @@ async def delete_audience(kernel: Kernel, principal: Principal, audience_id: str
     return AudienceDeleted(id=audience.id, deleted=True)
 
 
+@post(
+    "/audiences/preview",
+    scope="audiences:read",
+    tier="starter",
+    raises=(Unavailable,),
+    operation="previewAudience",
+    summary="Count a rule before it is saved",
+)
+async def preview_audience(kernel: Kernel, principal: Principal, data: PreviewIn) -> Preview:
+    """Exact, with a funnel: for each leaf as written, who holds it alone, and who is left after it. 503 when nobody has
+    counted within 2 s; a project that was asked about for the first time may need a second try."""
+    _same_project(principal, data.project_id)
+    return await service.preview(kernel, principal.org, principal.project, data.rules, data.exclude_audience_ids)
+
+
+@post(
+    "/audiences/explain",
+    scope="audiences:read",
+    tier="starter",
+    raises=(Unavailable,),
+    operation="explainAudience",
+    summary="Say why somebody is in an audience, or not",
+)
+async def explain_audience(kernel: Kernel, principal: Principal, data: ExplainIn) -> Explained:
+    """The tree with its truths, what was observed at each leaf within its window, and when time alone changes it."""
+    _same_project(principal, data.project_id)
+    if (data.rules is None) == (data.audience_id is None):
+        raise ValidationFailed({"rules": ["Give either rules or audienceId"]})
+    rules = data.rules
+    if data.audience_id is not None:
+        rules = await service.rules_of(kernel, principal.org, principal.project, AudienceId(data.audience_id))
+    return await service.explain(kernel, principal.org, principal.project, data.user_id, compiled(rules or {}))
+
+
+def _same_project(principal: Principal, named: UUID | None) -> None:
+    if named not in (None, principal.project):
+        raise ValidationFailed({"projectId": ["Is not the project of this key"]})
+
+
 async def _alive(kernel: Kernel, principal: Principal, audience_id: str) -> Audience:
     audience = await store.find(kernel.db, principal.org, _id(audience_id))
     if audience is None or audience.deleted_at is not None:
@@ -134,4 +176,12 @@ def _shown(audience: Audience, counted: Counted | None) -> AudienceShown:
     )
 
 
-ROUTES = (list_audiences, create_audience, get_audience, update_audience, delete_audience)
+ROUTES = (
+    list_audiences,
+    create_audience,
+    get_audience,
+    update_audience,
+    delete_audience,
+    preview_audience,
+    explain_audience,
+)

@@ -1,22 +1,40 @@
-"""Rows of audiences as structs, and the streams that an evaluation is fed with."""
+"""Rows of audiences as structs, and the streams that an evaluation, or an index, is fed with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from asyncpg import Record
 
 from sendora import _core
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.ids import AudienceId, OrgId, ProjectId, new_id
-from sendora.kernel.pg import Connection, Database, copy_out, queries
+from sendora.kernel.pg import Connection, Database, copy_out, key_range, months, queries
 from sendora.kernel.wire import Listed, Page
+from sendora.modules import events, profiles
 from sendora.modules.audiences.model import Audience
 
 SQL: Final = queries(__file__)
 
 OF_PROJECT_MAX: Final = 1_000
 """Audiences of a project that one person is tested against; the oldest first."""
+
+READERS: Final = (events.STORER, profiles.READER)
+"""Whose tables an answer is made of."""
+
+Sink = Callable[[bytes], object]
+
+
+class Stored(NamedTuple):
+    """How far the readers of the log have come."""
+
+    events: int
+    profiles: int
+
+    @property
+    def both(self) -> int:
+        return min(self)
 
 
 async def insert(
@@ -65,10 +83,41 @@ async def bury(db: Database | Connection, org: OrgId, audience: AudienceId) -> A
     return None if row is None else _audience(row)
 
 
-async def as_of(connection: Connection) -> datetime:
+async def as_of(connection: Database | Connection) -> datetime:
     """Now, by the clock that all processes share, in whole milliseconds as the library counts."""
     now: datetime = await connection.fetchval(SQL.as_of)
     return from_millis(millis(now))
+
+
+async def moment(db: Database | Connection) -> tuple[datetime, int]:
+    """Now, as `as_of`, and the position of the log whose traces an answer from the tables could show."""
+    row = _there(await db.fetchrow(SQL.moment, list(READERS)))
+    return from_millis(millis(row["now"])), row["position"]
+
+
+async def stored(db: Database | Connection) -> Stored:
+    found = {row["consumer"]: row["position"] for row in await db.fetch(SQL.stored, list(READERS))}
+    return Stored(found.get(events.STORER, 0), found.get(profiles.READER, 0))
+
+
+async def skips(db: Database, above: int, through: int) -> dict[int, list[int]]:
+    """What the storer left out of the frames in between, by position."""
+    return {row["position"]: row["ordinals"] for row in await db.fetch(SQL.skips, above, through)}
+
+
+async def cuts(db: Database | Connection, projects: Iterable[tuple[OrgId, ProjectId]]) -> dict[ProjectId, int]:
+    """How often events were taken away from each of these that ever lost some."""
+    asked = list(projects)
+    rows = await db.fetch(SQL.cuts, [org for org, _ in asked], [project for _, project in asked])
+    return {ProjectId(row["project_id"]): row["cuts"] for row in rows}
+
+
+@asynccontextmanager
+async def snapshot(connection: Connection) -> AsyncIterator[None]:
+    """One view of events, days and people for all that is read inside."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(SQL.hold_events)
+        yield
 
 
 async def feed_all(
@@ -81,7 +130,30 @@ async def feed_all(
         await copy_out(
             connection, SQL.events, org, project, types, since, rule.wants_properties(), sink=into.feed_events
         )
+        if await connection.fetchval(SQL.has_days, org, project):
+            await copy_out(connection, SQL.days, org, project, types, since, sink=into.feed_days)
     await copy_out(connection, SQL.people, org, project, sink=into.feed_profiles)
+
+
+async def feed_some(
+    connection: Connection,
+    org: OrgId,
+    project: ProjectId,
+    rule: _core.Rule,
+    now: datetime,
+    names: Sequence[str],
+    into: _core.Evaluation,
+) -> None:
+    """The same of the people who have these names now."""
+    types, since_ms = rule.event_types(), rule.since(millis(now))
+    if types:
+        since = None if since_ms is None else from_millis(since_ms)
+        arguments = (org, project, types, since)
+        properties = rule.wants_properties()
+        await copy_out(connection, SQL.events_of_some, *arguments, properties, list(names), sink=into.feed_events)
+        if await connection.fetchval(SQL.has_days, org, project):
+            await copy_out(connection, SQL.days_of_some, *arguments, list(names), sink=into.feed_days)
+    await copy_out(connection, SQL.people_of_some, org, project, list(names), sink=into.feed_profiles)
 
 
 async def feed_one(
@@ -94,14 +166,35 @@ async def feed_one(
     since: datetime | None,
     properties: bool,
     *,
-    events: Callable[[bytes], object],
-    people: Callable[[bytes], object],
+    happened: Sink,
+    days: Sink,
+    people: Sink,
 ) -> None:
     """One person's events, under every name that the person ever had, and the profile."""
     if types:
         arguments = (org, project, list(types), since, person, properties, list(names))
-        await copy_out(connection, SQL.events_of_one, *arguments, sink=events)
+        await copy_out(connection, SQL.events_of_one, *arguments, sink=happened)
+        await copy_out(connection, SQL.days_of_one, org, project, list(types), person, list(names), sink=days)
     await copy_out(connection, SQL.one_person, org, project, person, sink=people)
+
+
+async def load(
+    connection: Connection, org: OrgId, project: ProjectId, into: _core.Index, fits: Callable[[], None]
+) -> None:
+    """Fill an index with everything, inside of `snapshot`; `fits` raises when it has grown too large."""
+    await copy_out(connection, SQL.load_people, org, project, sink=into.load_people)
+    fits()
+    for month in await months(connection, "events"):
+        await copy_out(connection, SQL.load_events, org, project, *key_range(month), sink=into.load_events)
+        fits()
+    await copy_out(connection, SQL.load_days, org, project, sink=into.load_days)
+    fits()
+
+
+async def load_stream(connection: Connection, org: OrgId, project: ProjectId, types: Sequence[str], sink: Sink) -> None:
+    """Everything of these types with its properties, inside of `snapshot`."""
+    for month in await months(connection, "events"):
+        await copy_out(connection, SQL.load_stream, org, project, *key_range(month), list(types), sink=sink)
 
 
 def _there(row: Record | None) -> Record:

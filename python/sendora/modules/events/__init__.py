@@ -3,9 +3,10 @@
 from sendora.kernel.module import Module
 from sendora.modules.events.consumers import STORER, WAKE, consumer
 from sendora.modules.events.jobs import JOBS
+from sendora.modules.events.model import WAKE_CUTS
 from sendora.modules.events.routes import HOT, ROUTES
 from sendora.modules.events.service import erase, export
 
-__all__ = ["STORER", "WAKE", "module"]
+__all__ = ["STORER", "WAKE", "WAKE_CUTS", "module"]
 
 module = Module(name="events", routes=ROUTES, hot=HOT, consumers=(consumer,), jobs=JOBS, erase=erase, export=export)

@@ -1,18 +1,19 @@
 """The storer: from the log into `events`, each event once, and every one accounted for.
 
 eats        frames of EVENTS, in the order of the log
-gives       rows of `events` and `bad_rows`, `event_counts`, `usage_months`; wake.events
+gives       rows of `events`, `bad_rows` and `event_skips`, `event_counts`, `usage_months`; wake.events
 bounded by  FRAMES_MAX frames a transaction
 acks when   the rows, the counts and the lane's position are committed, all in one transaction
 if it dies  nothing is stored, or all with the position: what is delivered again is seen to be old
 
 COPY cannot skip duplicates, so one query asks which keys are there; a violation all the same sends the rows through a
 temporary table. A row that Postgres refuses is found by halves and kept in `bad_rows` byte for byte; its neighbours are
-stored. So accepted = stored + duplicate + bad (F-I5, F-I7, C94), whatever is delivered how often.
+stored. So accepted = stored + duplicate + bad (F-I5, F-I7, C94), whatever is delivered how often. Whoever reads the log
+beside the storer and must count what it counts is told what it left out (`event_skips`).
 """
 
 import asyncio
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
@@ -61,6 +62,9 @@ async def store_events(kernel: Kernel, messages: list[Message]) -> None:
         if len(fresh) < len(messages):
             # Some came a second time, after a crash or a late acknowledgement.
             batch = await asyncio.to_thread(_batch, fresh)
+        if position == 0:
+            # A log that begins again: what is known of its numbers belongs to the one before.
+            await store.clear_skips(connection)
         counts = await _Storing(kernel, connection, fresh, batch).run()
         await advance_position(connection, STORER, fresh[-1].position)
     for _, project, accepted, stored, duplicate, bad in counts:
@@ -98,6 +102,8 @@ class _Storing:
             known = await store.known(self._connection, self._keys)
             self._duplicates = sorted({*known, *self._batch.repeats()})
             await self._copy(0, len(self._batch))
+        if self._duplicates or self._bad:
+            await store.add_skips(self._connection, self._skips())
         counts = self._batch.counts(sorted(self._duplicates), sorted(self._bad))
         if counts:
             await store.add_counts(self._connection, orgs.month_of(self._kernel.clock.now()), counts)
@@ -158,8 +164,17 @@ class _Storing:
         self._kernel.log.warning("event_refused", org=UUID(bytes=org).hex, sqlstate=state)
 
     def _position_of(self, ordinal: int) -> int:
-        """Which frame an event came in. Bad rows are rare, so nobody counts ahead of need."""
-        ends: list[int] = []
-        for frame in self._frames:
-            ends.append((ends[-1] if ends else 0) + len(_batch([frame])))
-        return self._frames[bisect_left(ends, ordinal + 1)].position
+        """Which frame an event came in."""
+        return self._frames[bisect_right(self._batch.ends(), ordinal)].position
+
+    def _skips(self) -> list[tuple[int, list[int]]]:
+        """What was left out of each frame, by its own ordinals."""
+        left_out = sorted({*self._duplicates, *self._bad})
+        skips: list[tuple[int, list[int]]] = []
+        begin = 0
+        for frame, end in zip(self._frames, self._batch.ends(), strict=True):
+            ordinals = left_out[bisect_left(left_out, begin) : bisect_left(left_out, end)]
+            if ordinals:
+                skips.append((frame.position, [ordinal - begin for ordinal in ordinals]))
+            begin = end
+        return skips

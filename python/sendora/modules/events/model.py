@@ -15,6 +15,9 @@ from sendora.kernel.wire import UNSET, UnsetType, Wire
 BAD_ROWS_KEPT_DAYS: Final = 30
 """Design 6: what cannot be rewritten on an erasure is short-lived and says so."""
 
+WAKE_CUTS: Final = "wake.cuts"
+"""Events of some project were taken away, and `event_cuts` has risen."""
+
 TOO_LARGE: Final = "PAYLOAD_TOO_LARGE"
 """The code that the library gives an event over 256 KB (C14)."""
 

@@ -1,4 +1,4 @@
--- writes: events, bad_rows, event_counts, usage_months
+-- writes: events, bad_rows, event_counts, event_skips, event_days, event_cuts, usage_months
 -- reads: log_positions
 
 -- name: by_index
@@ -58,8 +58,46 @@ SELECT coalesce(c.accepted, 0) AS accepted, coalesce(c.stored, 0) AS stored, coa
 DELETE FROM bad_rows WHERE (org_id, id) IN
        (SELECT org_id, id FROM bad_rows WHERE at < now() - make_interval(days => $1) LIMIT $2);
 
+-- name: add_skips
+-- Again only when the stream was made anew and its numbers began again.
+INSERT INTO event_skips (lane, position, ordinals) VALUES (0, $1, $2)
+ON CONFLICT (lane, position) DO UPDATE SET ordinals = excluded.ordinals, at = excluded.at;
+
+-- name: clear_skips
+DELETE FROM event_skips WHERE lane = 0;
+
+-- name: forget_skips
+DELETE FROM event_skips WHERE (lane, position) IN
+       (SELECT lane, position FROM event_skips WHERE at < now() - make_interval(secs => $1) ORDER BY 1, 2 LIMIT $2);
+
+-- name: roll_up
+-- One partition, named by the range of its keys. An event that came after its month was rolled up is added to its day.
+INSERT INTO event_days AS d (org_id, project_id, event_type, person, day, count, first_at, last_at)
+SELECT org_id, project_id, event_type, person, (occurred_at AT TIME ZONE 'UTC')::date, count(*)::integer,
+       min(occurred_at), max(occurred_at)
+  FROM events WHERE key >= $1 AND key < $2 AND person IS NOT NULL GROUP BY 1, 2, 3, 4, 5
+ON CONFLICT (org_id, project_id, event_type, person, day) DO UPDATE
+   SET count = d.count + excluded.count, first_at = least(d.first_at, excluded.first_at),
+       last_at = greatest(d.last_at, excluded.last_at);
+
+-- name: cut_month
+INSERT INTO event_cuts AS c (org_id, project_id, cuts)
+SELECT DISTINCT org_id, project_id, 1 FROM events WHERE key >= $1 AND key < $2
+ON CONFLICT (org_id, project_id) DO UPDATE SET cuts = c.cuts + 1;
+
+-- name: cut_project
+INSERT INTO event_cuts AS c (org_id, project_id, cuts) VALUES ($1, $2, 1)
+ON CONFLICT (org_id, project_id) DO UPDATE SET cuts = c.cuts + 1;
+
 -- name: erase_person
 DELETE FROM events WHERE org_id = $1 AND project_id = $2 AND person = ANY($3::text[]);
+
+-- name: erase_days
+DELETE FROM event_days WHERE org_id = $1 AND project_id = $2 AND person = ANY($3::text[]);
+
+-- name: export_days
+SELECT event_type, person, day, count, first_at, last_at
+  FROM event_days WHERE org_id = $1 AND project_id = $2 AND person = ANY($3::text[]) ORDER BY day, event_type, person;
 
 -- name: export_person
 SELECT key, event_type, module, person, device_id, session_id, environment, occurred_at, received_at, event_id, properties

@@ -50,6 +50,19 @@ async def insert_bad(
     await connection.execute(SQL.insert_bad, org, new_id(), project, position, record, reason)
 
 
+async def add_skips(connection: Connection, skips: Sequence[tuple[int, list[int]]]) -> None:
+    """(position of a frame, ordinals in it): what was not stored of it."""
+    await connection.executemany(SQL.add_skips, skips)
+
+
+async def clear_skips(connection: Connection) -> None:
+    await connection.execute(SQL.clear_skips)
+
+
+async def forget_skips(db: Database, seconds: float, rows_max: int) -> int:
+    return int((await db.execute(SQL.forget_skips, seconds, rows_max)).rpartition(" ")[2])
+
+
 async def add_counts(connection: Connection, month: date, counts: Sequence[Count]) -> None:
     orgs = [UUID(bytes=count[0]) for count in counts]
     projects = [UUID(bytes=count[1]) for count in counts]
@@ -77,8 +90,16 @@ async def forget_bad(db: Database, days: int, rows_max: int) -> int:
     return int((await db.execute(SQL.forget_bad, days, rows_max)).rpartition(" ")[2])
 
 
-async def erase(db: Database | Connection, org: OrgId, project: ProjectId, persons: Sequence[str]) -> int:
-    return int((await db.execute(SQL.erase_person, org, project, list(persons))).rpartition(" ")[2])
+async def roll_up(connection: Connection, low: UUID, high: UUID) -> None:
+    """The events with keys in [low, high) into days; whoever calls takes them away in the same transaction."""
+    await connection.execute(SQL.roll_up, low, high, timeout=None)
+    await connection.execute(SQL.cut_month, low, high, timeout=None)
+
+
+async def erase(connection: Connection, org: OrgId, project: ProjectId, persons: Sequence[str]) -> None:
+    await connection.execute(SQL.erase_person, org, project, list(persons))
+    await connection.execute(SQL.erase_days, org, project, list(persons))
+    await connection.execute(SQL.cut_project, org, project)
 
 
 async def export(
@@ -97,4 +118,13 @@ async def export(
             "receivedAt": iso(row["received_at"]),
             "eventId": row["event_id"],
             "properties": row["properties"],
+        }
+    async for row in connection.cursor(SQL.export_days, org, project, list(persons), prefetch=500):
+        yield {
+            "eventType": row["event_type"],
+            "person": row["person"],
+            "day": row["day"].isoformat(),
+            "count": row["count"],
+            "firstAt": iso(row["first_at"]),
+            "lastAt": iso(row["last_at"]),
         }

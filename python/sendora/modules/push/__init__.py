@@ -8,8 +8,9 @@ from sendora.modules.push.jobs import JOBS
 from sendora.modules.push.people import erase, export
 from sendora.modules.push.routes import HOT, ROUTES
 from sendora.modules.push.service import send
+from sendora.modules.push.store.targets import reach
 
-__all__ = ["PushChannel", "examine_credentials", "module", "send"]
+__all__ = ["PushChannel", "examine_credentials", "module", "reach", "send"]
 
 module = Module(
     name="push",

@@ -85,7 +85,7 @@ class PushChannel:
         """B093: users and raw tokens as they were named, an audience as it is now (B075), shard by shard."""
         target = msgspec.convert(send.target, Target)
         if target.audience_id is not None:
-            members = await audiences.members(kernel, send.org, AudienceId(target.audience_id))
+            members = await audiences.members(kernel, send.org, AudienceId(target.audience_id), send.log_position)
             unreachable = 0
             async with targets.slices(kernel, send.org, send.project) as slices:
                 for shard in range(SHARDS):

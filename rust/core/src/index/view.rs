@@ -117,7 +117,7 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Funnel {
     pub path: String,
-    /// People for whom this leaf holds, whatever the others say; None when it is not here.
+    /// People for whom this leaf holds, whatever the others say; None when it is not here, or unsure of somebody.
     pub alone: Option<usize>,
     /// People who are not ruled out by this leaf and those before it.
     pub remaining: usize,
@@ -178,6 +178,12 @@ impl View {
                 Bound::Open => None,
                 _ => Some(self.walk(&Step::Leaf(number), everybody).iter().map(Mask::count).sum()),
             };
+            // Of whom it is unsure it cannot say that they do not hold it.
+            let alone = alone.filter(|&sure| {
+                let hopeful = Run { hopeful: true, ..everybody };
+                self.torn.is_empty()
+                    || sure == self.walk(&Step::Leaf(number), hopeful).iter().map(Mask::count).sum::<usize>()
+            });
             let left = self.walk(&root, Run { hopeful: true, limit: number + 1 });
             funnel.push(Funnel { path: leaf.path.clone(), alone, remaining: left.iter().map(Mask::count).sum() });
         }

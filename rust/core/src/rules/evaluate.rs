@@ -14,12 +14,24 @@ use crate::{Broken, Id, rules::NODES_MAX};
 
 const EVENT_COLUMNS: usize = 4;
 const PROFILE_COLUMNS: usize = 4;
+const DAY_COLUMNS: usize = 6;
 
 pub struct Evaluation {
     events: Reader,
     profiles: Reader,
+    days: Reader,
     state: State,
     now_ms: i64,
+}
+
+/// One leaf of a preview.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    pub path: String,
+    /// People for whom this leaf holds, whatever the others say.
+    pub alone: usize,
+    /// People who are not ruled out by this leaf and those before it.
+    pub remaining: usize,
 }
 
 struct State {
@@ -63,7 +75,13 @@ impl Evaluation {
             instants: explained.then(HashMap::new),
             values: HashMap::new(),
         };
-        Self { events: Reader::new(EVENT_COLUMNS), profiles: Reader::new(PROFILE_COLUMNS), state, now_ms }
+        Self {
+            events: Reader::new(EVENT_COLUMNS),
+            profiles: Reader::new(PROFILE_COLUMNS),
+            days: Reader::new(DAY_COLUMNS),
+            state,
+            now_ms,
+        }
     }
 
     /// person text, event_type text, occurred_at timestamptz, properties jsonb.
@@ -76,16 +94,41 @@ impl Evaluation {
         self.profiles.feed(chunk, |row| self.state.profile(row))
     }
 
+    /// person text, event_type text, day date, count int4, first timestamptz, last timestamptz: events that were rolled
+    /// up. Their properties are gone, so no condition holds for them, whatever it is.
+    pub fn feed_days(&mut self, chunk: &[u8]) -> Result<(), Broken> {
+        self.days.feed(chunk, |row| self.state.day(row))
+    }
+
     /// A stream that was cut would make a smaller audience, so it makes none.
     fn finished(&self) -> Result<&State, Broken> {
         self.events.finish()?;
         self.profiles.finish()?;
+        self.days.finish()?;
         Ok(&self.state)
     }
 
     pub fn count(&self) -> Result<usize, Broken> {
         let state = self.finished()?;
         Ok((0..state.people.len()).filter(|&person| state.holds(person)).count())
+    }
+
+    /// How many hold the rule; and for each leaf as it is written, how many hold it alone, and how many are left.
+    pub fn preview(&self) -> Result<(usize, Vec<Step>), Broken> {
+        let state = self.finished()?;
+        let leaves = &state.rule.leaves;
+        let mut steps: Vec<Step> =
+            leaves.iter().map(|leaf| Step { path: leaf.path.clone(), alone: 0, remaining: 0 }).collect();
+        let mut count = 0;
+        for person in (0..state.people.len()).filter(|&person| state.is_known(person)) {
+            for (number, step) in steps.iter_mut().enumerate() {
+                step.alone += usize::from(state.leaf(person, number));
+                // The later ones may still turn out either way.
+                step.remaining += usize::from(state.may_hold(&state.rule.root, person, number + 1, true));
+            }
+            count += usize::from(state.holds(person));
+        }
+        Ok((count, steps))
     }
 
     /// A COPY of external ids, sorted.
@@ -186,6 +229,36 @@ impl State {
         Ok(())
     }
 
+    /// A day lies in a window when its last event does: windows of days begin with one, and whatever was rolled up is
+    /// too old for any other that counts.
+    fn day(&mut self, row: &Row<'_>) -> Result<(), Broken> {
+        let (Some(person), Some(event_type), Some(events), Some(last_ms)) =
+            (row.text(0)?, row.bytes(1), row.int(3)?, row.instant(5)?)
+        else {
+            return Ok(());
+        };
+        let events = u32::try_from(events).map_err(|_| Broken("a count below zero"))?;
+        let Some((_, leaves)) = self.types.iter().find(|(name, _)| name.as_bytes() == event_type) else {
+            return Ok(());
+        };
+        let width = self.rule.event_leaves.len();
+        for &leaf in leaves {
+            if last_ms < self.since[leaf] || self.rule.event_leaves[leaf].condition.is_some() {
+                continue;
+            }
+            let person = self.people.slot(person);
+            if self.counts.len() < self.people.len() * width {
+                self.counts.resize(self.people.len() * width, 0);
+            }
+            let count = &mut self.counts[person * width + leaf];
+            *count = count.saturating_add(events);
+            if let Some(instants) = &mut self.instants {
+                instants.entry((person, leaf)).or_default().extend(std::iter::repeat_n(last_ms, events as usize));
+            }
+        }
+        Ok(())
+    }
+
     fn profile(&mut self, row: &Row<'_>) -> Result<(), Broken> {
         let Some(name) = row.text(0)? else { return Ok(()) };
         let rule = &self.rule;
@@ -230,26 +303,32 @@ impl State {
         Ok(())
     }
 
-    fn holds(&self, person: usize) -> bool {
-        if !self.known.get(person).copied().unwrap_or(false) {
-            return false;
-        }
-        let width = self.rule.event_leaves.len();
-        let counts = self.counts.get(person * width..(person + 1) * width).unwrap_or_default();
-        self.node(&self.rule.root, self.bits[person], counts)
+    fn is_known(&self, person: usize) -> bool {
+        self.known.get(person).copied().unwrap_or(false)
     }
 
-    fn node(&self, node: &Node, bits: u64, counts: &[u32]) -> bool {
+    fn holds(&self, person: usize) -> bool {
+        self.is_known(person) && self.may_hold(&self.rule.root, person, usize::MAX, true)
+    }
+
+    /// Whether the node holds when the leaves from `limit` on are all as one would have them (`hopeful`), or not.
+    fn may_hold(&self, node: &Node, person: usize, limit: usize, hopeful: bool) -> bool {
         match node {
-            Node::All(nodes) => nodes.iter().all(|node| self.node(node, bits, counts)),
-            Node::Any(nodes) => nodes.iter().any(|node| self.node(node, bits, counts)),
-            Node::Not(node) => !self.node(node, bits, counts),
-            Node::Leaf(leaf) => match self.rule.leaves[*leaf].kind {
-                LeafKind::Profile(leaf) => bits >> leaf & 1 == 1,
-                LeafKind::Event(leaf) => {
-                    self.rule.event_leaves[leaf].compare.holds(counts.get(leaf).copied().unwrap_or(0))
-                }
-            },
+            Node::All(nodes) => nodes.iter().all(|node| self.may_hold(node, person, limit, hopeful)),
+            Node::Any(nodes) => nodes.iter().any(|node| self.may_hold(node, person, limit, hopeful)),
+            Node::Not(node) => !self.may_hold(node, person, limit, !hopeful),
+            Node::Leaf(leaf) if *leaf >= limit => hopeful,
+            Node::Leaf(leaf) => self.leaf(person, *leaf),
+        }
+    }
+
+    fn leaf(&self, person: usize, leaf: usize) -> bool {
+        match self.rule.leaves[leaf].kind {
+            LeafKind::Profile(leaf) => self.bits[person] >> leaf & 1 == 1,
+            LeafKind::Event(leaf) => {
+                let count = self.counts.get(person * self.rule.event_leaves.len() + leaf).copied().unwrap_or(0);
+                self.rule.event_leaves[leaf].compare.holds(count)
+            }
         }
     }
 

@@ -18,10 +18,10 @@ mod explain;
 mod split;
 mod test;
 
-pub use evaluate::Evaluation;
+pub use evaluate::{Evaluation, Step};
 pub(crate) use evaluate::{find, prefix};
 pub(crate) use explain::{Observed, Seen, explain};
-pub use split::Split;
+pub use split::{Split, names};
 pub(crate) use test::Test;
 
 use crate::time::{DAY_MS, SECOND_MS};

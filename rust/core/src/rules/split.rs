@@ -1,8 +1,8 @@
 //! The members of an audience by shard of the dispatch cluster: a plan begins with the first before it sees the last.
 
-use crate::Id;
 use crate::bucket::{SHARDS, shard};
-use crate::pgcopy::Writer;
+use crate::pgcopy::{Reader, Writer};
+use crate::{Broken, Id};
 
 pub struct Split {
     shards: Vec<Shard>,
@@ -41,4 +41,16 @@ impl Default for Split {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Every external id of a COPY, or of several behind one another.
+pub fn names(members: &[u8], mut each: impl FnMut(&str)) -> Result<(), Broken> {
+    let mut reader = Reader::new(1);
+    reader.feed(members, |row| {
+        if let Some(name) = row.text(0)? {
+            each(name);
+        }
+        Ok(())
+    })?;
+    reader.finish()
 }

@@ -68,6 +68,17 @@ class Slices:
         return unreachable
 
 
+async def reach(kernel: Kernel, org: OrgId, project: ProjectId, members: bytes) -> dict[str, int]:
+    """How many active devices the people in a COPY of external ids have, by platform."""
+    async with kernel.db.transaction() as connection:
+        await connection.execute(SQL.make_slices)
+        await connection.execute(SQL.fill_merged, org, project)
+        await connection.execute(SQL.index_merged)
+        await copy_in(connection, "audience_members", ["external_id"], members)
+        await connection.execute(SQL.count_members)
+        return {row["platform"]: row["devices"] for row in await connection.fetch(SQL.reach, org, project)}
+
+
 async def _adopt(connection: Connection, org: OrgId, project: ProjectId, users: list[str] | None) -> None:
     """Write devices of people who were taken over to whom they became (B066), so that all devices of one person are in
     one shard, where caps count them together. Every look-up follows takeovers anyway, so nothing waits for this."""

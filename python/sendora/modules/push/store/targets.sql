@@ -124,6 +124,18 @@ SELECT t.id, o.person
        WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = o.owner AND t.is_active
       OFFSET 0) AS t ON true;
 
+-- name: count_members
+ANALYZE audience_members;
+
+-- name: reach
+-- Active devices of the members, under every name that each ever had, by platform.
+SELECT t.platform, count(*) AS devices
+  FROM (SELECT external_id AS owner FROM audience_members
+         UNION ALL
+        SELECT g.name FROM audience_members m JOIN slice_merged g ON g.person = m.external_id) AS o
+  JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = o.owner AND t.is_active
+ GROUP BY t.platform;
+
 -- name: unreachable_of_slice
 SELECT count(*) FROM (SELECT FROM slice_targets GROUP BY person HAVING count(recipient) = 0) AS nobody;
 
