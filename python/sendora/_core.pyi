@@ -242,8 +242,6 @@ class Answer:
     """Candidates."""
     def members(self) -> bytes:
         """pgcopy with one column, external_id text, sorted: those for certain."""
-    def split(self, project: bytes, decided: Sequence[str] | None = None) -> Split:
-        """Those for certain, and those of whom Postgres decided that they are, by shard of the dispatch cluster."""
     def candidates(self) -> bytes:
         """The same of those whom Postgres must decide; empty when no leaf is missing and nobody is torn."""
 

@@ -225,8 +225,6 @@ def agree(index: _core.Index, rule: _core.Rule, stores: Stores, *, sure: bool) -
     assert not set(certain) & set(open_)
     decided = sorted({*certain, *(name for name in open_ if expected.contains(name))})
     assert decided == ids(expected.members())
-    split = answer.split(PROJECT, [name for name in open_ if expected.contains(name)])
-    assert len(split) == len(decided)
     count, undecided, steps = index.preview(rule, ASKED_MS)
     assert (count, undecided) == (answer.count, answer.undecided)
     total, funnel = expected.preview()

@@ -1,7 +1,5 @@
 //! The fuzz targets over their seeds: what was found once is looked for in every run.
 
-#![allow(unexpected_cfgs, reason = "the features of the fuzz targets")]
-
 use std::path::PathBuf;
 
 #[path = "../../fuzz/src/lib.rs"]

@@ -7,7 +7,6 @@
 pub mod answer;
 pub mod check;
 pub mod copy;
-#[cfg(feature = "index")]
 pub mod index;
 pub mod log;
 pub mod note;
@@ -21,7 +20,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("answer", answer::run),
     ("check", check::run),
     ("copy", copy::run),
-    #[cfg(feature = "index")]
     ("index", index::run),
     ("log", log::run),
     ("note", note::run),

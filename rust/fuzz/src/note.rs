@@ -2,6 +2,7 @@
 //!
 //! A note that compiles decides on everybody once, its texts are bounded, and a deferral lies ahead.
 
+use sendora_core::outcome::State;
 use sendora_core::pgcopy::Writer;
 use sendora_core::policy::caps::Caps;
 use sendora_core::policy::decide::Decided;
@@ -48,7 +49,7 @@ fn holds(decided: &Decided, recipients: usize) {
         }
     }
     for stay in &decided.stays {
-        assert_eq!(stay.state == "deferred", stay.due_ms.is_some(), "who is deferred is due again");
+        assert_eq!(stay.state == State::Deferred, stay.due_ms.is_some(), "who is deferred is due again");
         assert!(stay.due_ms.is_none_or(|due_ms| due_ms > NOW_MS), "a deferral lies ahead");
     }
 }

@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
 }
 
 fn evaluate(rule: Rule, traits: Option<&str>) -> Vec<String> {
-    let mut evaluation = Evaluation::new(Arc::new(rule), NOW_MS);
+    let mut evaluation = Evaluation::new(Arc::new(rule), NOW_MS, false);
     evaluation.feed_events(&events()).expect("events were fed");
     evaluation.feed_profiles(&profiles(traits)).expect("profiles were fed");
     let mut members = Vec::new();

@@ -222,12 +222,6 @@ impl Answer {
         PyBytes::new(py, &py.detach(|| self.0.members()))
     }
 
-    #[pyo3(signature = (project, decided=None))]
-    fn split(&self, py: Python<'_>, project: &[u8], decided: Option<Vec<PyBackedStr>>) -> PyResult<Split> {
-        let project = id("project", project)?;
-        Ok(py.detach(|| Split::new(self.0.split(&project, decided.iter().flatten().map(|name| &**name)))))
-    }
-
     fn candidates<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &py.detach(|| self.0.undecided()))
     }

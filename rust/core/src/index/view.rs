@@ -20,11 +20,10 @@ use super::mask::{self, Ask, Mask, ROWS};
 use super::names::{self, place};
 use super::track::{self, DAY_S, LEVELS, Track, day_of, second_of};
 use super::traits::{Codes, Dictionary, TraitColumn};
-use crate::Id;
 use crate::json::Raw;
 use crate::pgcopy::Writer;
 use crate::rules::{
-    Compare, EventLeaf, LeafKind, Node, Observed, ProfileLeaf, Rule, Seen, Since, Split, Test, explain, prefix,
+    Compare, EventLeaf, LeafKind, Node, Observed, ProfileLeaf, Rule, Seen, Since, Test, explain, prefix,
 };
 use crate::time::{DAY_MS, SECOND_MS};
 
@@ -642,16 +641,6 @@ impl Answer {
     /// The same of those whom Postgres must decide.
     pub fn undecided(&self) -> Vec<u8> {
         self.copy(&self.undecided)
-    }
-
-    /// The members, and those of whom Postgres decided that they are, by shard of the dispatch cluster.
-    pub fn split<'n>(&self, project: &Id, decided: impl Iterator<Item = &'n str>) -> Split {
-        let mut split = Split::new();
-        for (mask, names) in self.members.iter().zip(&self.names) {
-            mask.rows().for_each(|row| split.push(project, names.name(usize::from(row))));
-        }
-        decided.for_each(|name| split.push(project, name));
-        split
     }
 
     fn copy(&self, masks: &[Mask]) -> Vec<u8> {
