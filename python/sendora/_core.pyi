@@ -445,10 +445,14 @@ def address_health(
 
 # -- buckets and signatures ------------------------------------------------------------------------------------------
 
-def buckets(test_id: str, user_ids: Sequence[str]) -> bytes:
+def hash_engines() -> list[str]:
+    """The ways of hashing that this processor has, the preferred one first: "avx512", "sha-ni", "avx2", "portable".
+    All give the same digests; `by` forces one of them."""
+
+def buckets(test_id: str, user_ids: Sequence[str], by: str | None = None) -> bytes:
     """sha256(test_id + user_id) as a big-endian integer, mod 100, one byte each (B117, C44)."""
 
-def hmac_sha256(key: bytes, bodies: Sequence[bytes]) -> list[bytes]:
+def hmac_sha256(key: bytes, bodies: Sequence[bytes], by: str | None = None) -> list[bytes]:
     """HMAC-SHA256 of each body under one key, 32 bytes each."""
 
 def shards(project: bytes, persons: Sequence[str]) -> bytes:

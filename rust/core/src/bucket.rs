@@ -1,16 +1,48 @@
 //! Who falls where: A/B buckets (B117, C44) and the shards of the dispatch cluster (design 4).
 
-use sha2::{Digest, Sha256};
 use xxhash_rust::xxh64::Xxh64;
 
 use crate::Id;
+use crate::sha256::{Engine, Prefix, State, spread};
+
+/// A thread of its own pays from about a millisecond of hashing on.
+const PEOPLE_PER_THREAD_MIN: usize = 16_384;
 
 /// SHA-256 of test and person together, the whole digest as a big-endian integer, mod 100.
 ///
 /// Hash once, keep nothing: the assignment is sticky because the hash is.
 pub fn bucket(test: &str, person: &str) -> u8 {
-    let digest = Sha256::new().chain_update(test).chain_update(person).finalize();
-    digest.iter().fold(0_u16, |rest, &byte| ((rest << 8) + u16::from(byte)) % 100) as u8
+    buckets(test, [person])[0]
+}
+
+/// The buckets of many people, in their order.
+pub fn buckets<'p>(test: &str, people: impl IntoIterator<Item = &'p str>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let people = people.into_iter().map(str::as_bytes);
+    Engine::best().digests(Prefix::new(test.as_bytes()), people, |number, state| {
+        if out.len() <= number {
+            out.resize(number + 1, 0);
+        }
+        out[number] = percent(state);
+    });
+    out
+}
+
+/// The same on as many threads as pay, by the engine given.
+pub fn buckets_by<P: AsRef<[u8]> + Sync>(engine: Engine, test: &[u8], people: &[P]) -> Vec<u8> {
+    let prefix = Prefix::new(test);
+    let mut out = vec![0; people.len()];
+    let work = |people: &[P], out: &mut [u8]| {
+        engine.digests(prefix, people.iter().map(AsRef::as_ref), |number, state| out[number] = percent(state));
+    };
+    spread(people, &mut out, PEOPLE_PER_THREAD_MIN, work);
+    out
+}
+
+/// A 256-bit number mod 100. 2^32 is 96 mod 100, so the words count 96^7, 96^6, ... 1, each mod 100.
+fn percent(state: State) -> u8 {
+    const WEIGHTS: [u64; 8] = [16, 96, 76, 56, 36, 16, 96, 1];
+    (state.iter().zip(WEIGHTS).map(|(&word, weight)| u64::from(word) * weight).sum::<u64>() % 100) as u8
 }
 
 pub const SHARDS: u8 = 64;

@@ -7,7 +7,8 @@
 //! stands in the log, [`store`] and [`people`] turn the log into rows, [`rules`] and [`index`] decide who is in
 //! an audience, [`policy`], [`template`] and [`bucket`] decide and render one chunk of a send, [`providers`] writes its
 //! requests and reads the answers, [`retry`] and [`outcome`] say what becomes of each recipient, [`shipment`] leads a
-//! chunk through all of that, [`lifecycle`] tells others how it ended, [`sign`] signs what goes to webhooks.
+//! chunk through all of that, [`lifecycle`] tells others how it ended, [`sign`] signs what goes to webhooks
+//! (it and [`bucket`] by [`sha256`]).
 
 pub mod bucket;
 pub mod check;
@@ -22,6 +23,7 @@ pub mod providers;
 pub mod record;
 pub mod retry;
 pub mod rules;
+pub mod sha256;
 pub mod shipment;
 pub mod sign;
 pub mod store;

@@ -16,7 +16,10 @@ mod wire;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyBytes, PySequence, PyTuple};
+use sendora_core::sha256::Engine;
+use sendora_core::sign::Key;
 use sendora_core::{Broken, Refused};
 
 /// Below this the work takes a few microseconds, about what handing over the GIL does.
@@ -45,28 +48,58 @@ fn check_json(py: Python<'_>, body: &[u8]) -> Option<(String, String)> {
     judged.err().map(|refused| (refused.path, refused.message))
 }
 
-#[pyfunction]
-fn buckets<'py>(py: Python<'py>, test_id: &str, user_ids: Vec<pyo3::pybacked::PyBackedStr>) -> Bound<'py, PyBytes> {
-    let out: Vec<u8> = py.detach(|| user_ids.iter().map(|user| sendora_core::bucket::bucket(test_id, user)).collect());
-    PyBytes::new(py, &out)
+fn engine(name: Option<&str>) -> PyResult<Engine> {
+    let Some(name) = name else { return Ok(Engine::best()) };
+    let mut engines = Engine::ALL.into_iter().filter(|engine| engine.supported());
+    engines.find(|engine| engine.name() == name).ok_or_else(|| PyValueError::new_err("engine: not on this processor"))
+}
+
+/// What a tuple's items hold, neither copied nor counted: the tuple keeps them, and nobody can change it.
+fn borrowed<'a, 'py, T>(tuple: &'a Bound<'py, PyTuple>) -> PyResult<Vec<T>>
+where
+    T: FromPyObject<'a, 'py>,
+    PyErr: From<T::Error>,
+{
+    tuple.iter_borrowed().map(|item| T::extract(item).map_err(PyErr::from)).collect()
 }
 
 #[pyfunction]
+fn hash_engines() -> Vec<&'static str> {
+    Engine::ALL.into_iter().filter(|engine| engine.supported()).map(Engine::name).collect()
+}
+
+#[pyfunction]
+#[pyo3(signature = (test_id, user_ids, by=None))]
+fn buckets<'py>(
+    py: Python<'py>,
+    test_id: &str,
+    user_ids: Bound<'py, PySequence>,
+    by: Option<&str>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let engine = engine(by)?;
+    let user_ids = user_ids.to_tuple()?;
+    let user_ids: Vec<&str> = borrowed(&user_ids)?;
+    let out = py.detach(|| sendora_core::bucket::buckets_by(engine, test_id.as_bytes(), &user_ids));
+    Ok(PyBytes::new(py, &out))
+}
+
+#[pyfunction]
+#[pyo3(signature = (key, bodies, by=None))]
 fn hmac_sha256<'py>(
     py: Python<'py>,
     key: &[u8],
-    bodies: Vec<pyo3::pybacked::PyBackedBytes>,
-) -> Vec<Bound<'py, PyBytes>> {
-    let macs = py.detach(|| sendora_core::sign::hmac_sha256(key, bodies.iter().map(|body| &body[..])));
-    macs.iter().map(|mac| PyBytes::new(py, mac)).collect()
+    bodies: Bound<'py, PySequence>,
+    by: Option<&str>,
+) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let engine = engine(by)?;
+    let bodies = bodies.to_tuple()?;
+    let bodies: Vec<&[u8]> = borrowed(&bodies)?;
+    let macs = py.detach(|| Key::new(key).sign(engine, &bodies));
+    Ok(macs.iter().map(|mac| PyBytes::new(py, mac)).collect())
 }
 
 #[pyfunction]
-fn shards<'py>(
-    py: Python<'py>,
-    project: &[u8],
-    persons: Vec<pyo3::pybacked::PyBackedStr>,
-) -> PyResult<Bound<'py, PyBytes>> {
+fn shards<'py>(py: Python<'py>, project: &[u8], persons: Vec<PyBackedStr>) -> PyResult<Bound<'py, PyBytes>> {
     let project = id("project", project)?;
     let out: Vec<u8> =
         py.detach(|| persons.iter().map(|person| sendora_core::bucket::shard(&project, person)).collect());
@@ -104,7 +137,7 @@ mod _core {
         rule_unanswered, rule_unsent, settle,
     };
     #[pymodule_export]
-    use super::{buckets, check_json, hmac_sha256, shards, simulate};
+    use super::{buckets, check_json, hash_engines, hmac_sha256, shards, simulate};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
