@@ -8,6 +8,8 @@
 //! Nothing is sorted and no lane waits for its neighbours: messages of any lengths keep all lanes busy until the last few.
 
 #![expect(unsafe_code, reason = "vector loads, and the calls into code compiled for features asked of the processor")]
+#![allow(clippy::wildcard_imports, reason = "a few dozen vector instructions, by their names")]
+#![expect(clippy::many_single_char_names, reason = "FIPS 180-4's variables")]
 
 use std::thread;
 
@@ -92,7 +94,7 @@ impl Engine {
             // SAFETY (each of the three): the processor has the features, `supported` has asked it.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
-                run::<16>(prefix, messages, done, |lanes, blocks| unsafe { avx512::compress(lanes, blocks) })
+                run::<16>(prefix, messages, done, |lanes, blocks| unsafe { avx512::compress(lanes, blocks) });
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => run::<8>(prefix, messages, done, |lanes, blocks| unsafe { avx2::compress(lanes, blocks) }),

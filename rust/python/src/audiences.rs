@@ -72,6 +72,7 @@ impl Evaluation {
         py.detach(|| self.inner().count()).map_err(broken)
     }
 
+    #[expect(clippy::type_complexity, reason = "the tuple of the contract")]
     fn preview(&self, py: Python<'_>) -> PyResult<(usize, Vec<(String, usize, usize)>)> {
         let (count, steps) = py.detach(|| self.inner().preview()).map_err(broken)?;
         Ok((count, steps.into_iter().map(|step| (step.path, step.alone, step.remaining)).collect()))

@@ -9,7 +9,7 @@ use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyDict};
 use sendora_core::index;
 
-use crate::audiences::{Rule, Split};
+use crate::audiences::Rule;
 use crate::{broken, id, refused};
 
 /// Whoever asks holds the lock for the microseconds of binding a rule, whoever updates for one frame of the log or one

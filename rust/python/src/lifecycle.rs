@@ -15,7 +15,6 @@ pub struct Ended(lifecycle::Ended);
 #[pymethods]
 impl Ended {
     #[new]
-    #[expect(clippy::type_complexity, reason = "the tuple of the contract")]
     fn new(
         py: Python<'_>,
         chunks: Vec<(PyBackedBytes, PyBackedBytes, PyBackedBytes, i16, i32)>,
@@ -56,18 +55,12 @@ impl Ended {
 
 #[pyfunction]
 #[expect(clippy::type_complexity, reason = "the tuple of the contract")]
-pub fn address_health<'py>(
-    py: Python<'py>,
+pub fn address_health(
+    py: Python<'_>,
     messages: Vec<PyBackedBytes>,
     retiring: Vec<String>,
 ) -> PyResult<
-    Vec<(
-        Bound<'py, PyBytes>,
-        Bound<'py, PyBytes>,
-        String,
-        i64,
-        Vec<(Bound<'py, PyBytes>, String, Option<String>, i64)>,
-    )>,
+    Vec<(Bound<'_, PyBytes>, Bound<'_, PyBytes>, String, i64, Vec<(Bound<'_, PyBytes>, String, Option<String>, i64)>)>,
 > {
     let retiring: BTreeSet<String> = retiring.into_iter().collect();
     let found = py.detach(|| lifecycle::health(messages.iter().map(|message| &message[..]), &retiring));

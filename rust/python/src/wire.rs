@@ -264,7 +264,7 @@ impl OutcomeBatch {
 }
 
 #[pyfunction]
-pub fn copy_outcomes<'py>(py: Python<'py>, batches: Vec<Py<OutcomeBatch>>, at_us: i64) -> Bound<'py, PyBytes> {
+pub fn copy_outcomes(py: Python<'_>, batches: Vec<Py<OutcomeBatch>>, at_us: i64) -> Bound<'_, PyBytes> {
     let copy = py.detach(|| {
         let mut copy = Writer::with_capacity(0);
         for batch in &batches {
