@@ -2,7 +2,8 @@
 
 Nothing of an answer is parsed but its status and its length, so the generator takes a few microseconds a request and
 leaves the machine to the server. Closed loop: each connection has one request in flight; with a rate, requests also
-wait for their turn. Open loop: requests fall due by the clock, and a latency counts from there. It runs in a process of its own, so that its time never counts as the server's.
+wait for their turn. Open loop: requests fall due by the clock, and a latency counts from there. It runs in a process of
+its own, so that its time never counts as the server's.
 """
 
 import asyncio

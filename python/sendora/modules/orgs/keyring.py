@@ -47,8 +47,8 @@ class Ring:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        # By the key's own text, which every request brings into memory anyway: hashing it each time would be the dearest
-        # part of a hit. What is not proven is kept by its hash alone.
+        # By the key's own text, which every request brings into memory anyway: a hash for each of them would be the
+        # dearest part of a hit. What is not proven is kept by its hash alone.
         self._proven: dict[str, tuple[Principal, float]] = {}
         self._unknown: dict[bytes, float] = {}
         self._asking: dict[bytes, asyncio.Task[Principal | None]] = {}
