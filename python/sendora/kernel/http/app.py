@@ -33,6 +33,7 @@ from sendora.kernel.http.principal import Principal, authorise, own_org
 from sendora.kernel.http.routes import NEEDS, ORG, Handler
 from sendora.kernel.ids import OrgId, parse_id
 from sendora.kernel.life import Kernel
+from sendora.kernel.metrics import Metrics
 
 API: Final = "/api/v1"
 ORGS: Final = "/api/v1/orgs/"
@@ -55,6 +56,9 @@ PREFLIGHT: Final[Headers] = [
 
 Authenticate = Callable[[Kernel, str], Awaitable[Principal | None]]
 """Who holds this key; None if nobody does. Given by app.py: the kernel knows no table of keys."""
+
+Meters = tuple[Callable[[float], None], Callable[[float], None]]
+"""Counts an answer, and observes its seconds."""
 
 Open = Callable[[], AbstractAsyncContextManager[Kernel]]
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
@@ -123,6 +127,8 @@ class Door:
         self.kernel: Kernel | None = None
         self._hot = hot
         self._authenticate = authenticate
+        self._metered: Metrics | None = None
+        self._kept: dict[tuple[str, int], Meters] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -152,8 +158,21 @@ class Door:
         if self.kernel is not None:
             # The template and not the path, which callers choose.
             route = API + found[0].path if found is not None else scope.get("path_template", "unknown")
-            self.kernel.metrics.count("http_requests", route=route, status=exchange.status or 0)
-            self.kernel.metrics.observe("http_seconds", time.perf_counter() - began, route=route)
+            count, observe = self._meters(self.kernel, route, exchange.status or 0)
+            count(1)
+            observe(time.perf_counter() - began)
+
+    def _meters(self, kernel: Kernel, route: str, status: int) -> Meters:
+        """Kept by route and status, which are few; another kernel (tests open several) has metrics of its own."""
+        if self._metered is not kernel.metrics:
+            self._metered, self._kept = kernel.metrics, {}
+        meters = self._kept.get((route, status))
+        if meters is None:
+            meters = self._kept[route, status] = (
+                kernel.metrics.counting("http_requests", route=route, status=status),
+                kernel.metrics.observing("http_seconds", route=route),
+            )
+        return meters
 
     async def _answer_cold(self, exchange: Exchange, scope: Any, receive: Any, send: Any) -> None:
         async def answer(message: Any) -> None:
