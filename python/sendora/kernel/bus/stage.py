@@ -81,10 +81,12 @@ REASON_MAX: Final = 300
 """Of an error's text in a header of DEAD."""
 
 _ADVANCE: Final = """
-INSERT INTO log_positions AS p (consumer, lane, position) VALUES ($1, 0, $2)
+INSERT INTO log_positions AS p (consumer, lane, position) SELECT $1::text, 0, $2::bigint
+ WHERE NOT EXISTS (SELECT FROM log_positions WHERE consumer = $1 AND lane = 0 AND position >= $2)
 ON CONFLICT (consumer, lane) DO UPDATE SET position = excluded.position WHERE p.position < excluded.position
 """
-"""Most handlers have written it in their own transaction; a dead message, or a handler without a position, has not."""
+"""Most handlers have written it in their own transaction; a dead message, or a handler without a position, has not. It
+looks first: a conflict that changes nothing still locks the row, and so would cost every batch an fsync of its own."""
 
 log: Final = structlog.get_logger(__name__)
 
