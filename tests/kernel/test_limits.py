@@ -71,6 +71,21 @@ async def test_what_never_fits_is_too_large(kv: Kv) -> None:
     assert (await limiter.take(one, 100, 1, 100)).remaining == 0
 
 
+async def test_only_what_is_leased_is_spent_without_asking(kv: Kv) -> None:
+    """A lease is spent to its last token and no further, and a refusal to spend takes nothing."""
+    limiter, one = Limiter(kv, SystemClock()), key()
+    assert limiter.spend(one, 1, 100, 100) is None, "nothing is leased yet"
+    await limiter.take(one, 1, 100, 100)
+    # A slice is a twentieth of a second's tokens: 5, of which one is gone.
+    assert limiter.spend(one, 5, 100, 100) is None
+    spent = limiter.spend(one, 4, 100, 100)
+    assert spent is not None
+    assert spent.limit == 100
+    assert spent.remaining >= 95
+    assert limiter.spend(one, 1, 100, 100) is None
+    assert limiter.spend(one, 101, 100, 100) is None
+
+
 async def test_two_processes_share_one_bucket(kv: Kv) -> None:
     """The sum of what two limiters admit is the burst, and at most a slice of each more."""
     first, second, one = Limiter(kv, SystemClock()), Limiter(kv, SystemClock()), key()

@@ -63,4 +63,5 @@ def from_millis(at_ms: int) -> datetime:
 
 def iso(at: datetime) -> str:
     """RFC 3339 in UTC with milliseconds: 2026-11-20T08:30:00.000Z."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    there = at if at.tzinfo is UTC else at.astimezone(UTC)
+    return there.isoformat(timespec="milliseconds")[:-6] + "Z"

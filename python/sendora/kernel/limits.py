@@ -101,6 +101,15 @@ class Limiter:
         bucket.leased -= n
         return self._grant(bucket, rate, burst)
 
+    def spend(self, key_id: UUID, n: int, rate: int, burst: int) -> Grant | None:
+        """Spend n tokens of what is leased already; None, with nothing spent, when that is not enough: then `take`."""
+        bucket = self._buckets.get(key_id)
+        if bucket is None or bucket.leased < n or n > burst:
+            return None
+        self._buckets.move_to_end(key_id)
+        bucket.leased -= n
+        return self._grant(bucket, rate, burst)
+
     def peek(self, key_id: UUID, rate: int, burst: int) -> Grant:
         """How the bucket stood when this process last heard of it."""
         bucket = self._buckets.get(key_id)

@@ -8,7 +8,7 @@ With PROMETHEUS_MULTIPROC_DIR set, several processes behind one port answer with
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -203,6 +203,20 @@ class Metrics:
         for bucket, n in zip(collector._buckets, buckets, strict=True):
             bucket.inc(n)
         collector._sum.inc(total)
+
+    def counting(self, name: Name, **labels: str | int) -> Callable[[float], None]:
+        """`count` for one set of labels, for who counts so often that finding it each time would be the larger part."""
+        collector = self._child(name, labels)
+        if not isinstance(collector, Counter):
+            raise TypeError(f"{name} is no counter")
+        return collector.inc
+
+    def observing(self, name: Name, **labels: str | int) -> Callable[[float], None]:
+        """`observe` for one set of labels."""
+        collector = self._child(name, labels)
+        if not isinstance(collector, Histogram):
+            raise TypeError(f"{name} is no histogram")
+        return collector.observe
 
     def value(self, name: Name, **labels: str | int) -> float:
         """What a counter or a gauge stands at: for tests and for the demo's progress."""

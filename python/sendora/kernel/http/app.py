@@ -33,6 +33,7 @@ from sendora.kernel.http.principal import Principal, authorise, own_org
 from sendora.kernel.http.routes import NEEDS, ORG, Handler
 from sendora.kernel.ids import OrgId, parse_id
 from sendora.kernel.life import Kernel
+from sendora.kernel.metrics import Metrics
 
 API: Final = "/api/v1"
 ORGS: Final = "/api/v1/orgs/"
@@ -55,6 +56,9 @@ PREFLIGHT: Final[Headers] = [
 
 Authenticate = Callable[[Kernel, str], Awaitable[Principal | None]]
 """Who holds this key; None if nobody does. Given by app.py: the kernel knows no table of keys."""
+
+Meters = tuple[Callable[[float], None], Callable[[float], None]]
+"""Counts an answer, and observes its seconds."""
 
 Open = Callable[[], AbstractAsyncContextManager[Kernel]]
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
@@ -123,6 +127,8 @@ class Door:
         self.kernel: Kernel | None = None
         self._hot = hot
         self._authenticate = authenticate
+        self._metered: Metrics | None = None
+        self._kept: dict[tuple[str, int], Meters] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -131,13 +137,6 @@ class Door:
         exchange = Exchange(scope["headers"])
         begin(exchange)
         began = time.perf_counter()
-
-        async def answer(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-                message["headers"] = [*message["headers"], *exchange.headers(self.kernel)]
-            await send(message)
-
         if scope["method"] == "OPTIONS":
             await self._send(send, 204, b"", [*PREFLIGHT, (b"x-request-id", exchange.request_id)])
             return
@@ -149,16 +148,40 @@ class Door:
                 headers = [_JSON, *answered.headers, *exchange.headers(self.kernel)]
                 await self._send(send, answered.status, answered.body, headers)
             else:
-                await self.litestar(scope, receive, answer)
+                await self._answer_cold(exchange, scope, receive, send)
         except Exception as error:
             problem = problem_of(error, exchange)
             if exchange.status is None:
-                await self._send(answer, problem.status, wire.failure(problem), _json(problem))
+                exchange.status = problem.status
+                headers = [*_json(problem), *exchange.headers(self.kernel)]
+                await self._send(send, problem.status, wire.failure(problem), headers)
         if self.kernel is not None:
             # The template and not the path, which callers choose.
             route = API + found[0].path if found is not None else scope.get("path_template", "unknown")
-            self.kernel.metrics.count("http_requests", route=route, status=exchange.status or 0)
-            self.kernel.metrics.observe("http_seconds", time.perf_counter() - began, route=route)
+            count, observe = self._meters(self.kernel, route, exchange.status or 0)
+            count(1)
+            observe(time.perf_counter() - began)
+
+    def _meters(self, kernel: Kernel, route: str, status: int) -> Meters:
+        """Kept by route and status, which are few; another kernel (tests open several) has metrics of its own."""
+        if self._metered is not kernel.metrics:
+            self._metered, self._kept = kernel.metrics, {}
+        meters = self._kept.get((route, status))
+        if meters is None:
+            meters = self._kept[route, status] = (
+                kernel.metrics.counting("http_requests", route=route, status=status),
+                kernel.metrics.observing("http_seconds", route=route),
+            )
+        return meters
+
+    async def _answer_cold(self, exchange: Exchange, scope: Any, receive: Any, send: Any) -> None:
+        async def answer(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message["headers"] = [*message["headers"], *exchange.headers(self.kernel)]
+            await send(message)
+
+        await self.litestar(scope, receive, answer)
 
     def _find(self, method: str, path: str) -> tuple[Hot, str | None] | None:
         """The hot row, and the organisation that the explicit form names."""
@@ -188,7 +211,7 @@ class Door:
 
     async def _send(self, send: Any, status: int, body: bytes, headers: Headers) -> None:
         if body:
-            headers = [*headers, (b"content-length", b"%d" % len(body))]
+            headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -211,7 +234,10 @@ async def identify(kernel: Kernel, authenticate: Authenticate, exchange: Exchang
 def check_text(scope: Any) -> None:
     """Path and query are text that PostgreSQL can hold: UTF-8 without U+0000, so without lone surrogates too."""
     query: bytes = scope["query_string"]
-    for where, text in (("query", unquote_to_bytes(query) if b"%" in query else query), ("path", scope["path"])):
+    path: str = scope["path"]
+    if not query and path.isascii() and "\0" not in path:
+        return
+    for where, text in (("query", unquote_to_bytes(query) if b"%" in query else query), ("path", path)):
         try:
             raw = text.encode() if isinstance(text, str) else text
             decoded = raw.decode()

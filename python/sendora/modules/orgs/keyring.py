@@ -38,6 +38,7 @@ TEXT_MAX: Final = 80
 
 WAKE: Final = "wake.keys"
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -46,7 +47,9 @@ class Ring:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._proven: dict[bytes, tuple[Principal, float]] = {}
+        # By the key's own text, which every request brings into memory anyway: a hash for each of them would be the
+        # dearest part of a hit. What is not proven is kept by its hash alone.
+        self._proven: dict[str, tuple[Principal, float]] = {}
         self._unknown: dict[bytes, float] = {}
         self._asking: dict[bytes, asyncio.Task[Principal | None]] = {}
         self._generation = 0
@@ -54,21 +57,21 @@ class Ring:
     async def prove(self, text: str) -> Principal | None:
         if len(text) > TEXT_MAX:
             return None
+        if (recent := self.recall(text)) is not None:
+            return recent
         hashed = digest(text)
         now = self._kernel.clock.monotonic()
-        known = self._proven.get(hashed)
-        if known is not None and now - known[1] < RENEW_S:
-            return known[0]
+        known = self._proven.get(text)
         if (prefix := prefix_of(text)) is None:
             return None
         if known is not None:
             principal, since = known
             age = now - since
             if age < FRESH_S:
-                self._ask(prefix, hashed)
+                self._ask(text, prefix, hashed)
                 return principal
             try:
-                return await asyncio.shield(self._ask(prefix, hashed))
+                return await asyncio.shield(self._ask(text, prefix, hashed))
             except Exception as error:
                 if pg.is_away(error) and age < GRACE_S:
                     return principal
@@ -76,7 +79,14 @@ class Ring:
         since_unknown = self._unknown.get(hashed)
         if since_unknown is not None and now - since_unknown < FRESH_S:
             return None
-        return await asyncio.shield(self._ask(prefix, hashed))
+        return await asyncio.shield(self._ask(text, prefix, hashed))
+
+    def recall(self, text: str) -> Principal | None:
+        """The holder of a key that was proven a moment ago: no hash, no await. None: ask `prove`."""
+        known = self._proven.get(text)
+        if known is not None and self._kernel.clock.monotonic() - known[1] < RENEW_S:
+            return known[0]
+        return None
 
     def forget(self) -> None:
         """Empties the ring; what is being looked up right now will not be remembered."""
@@ -85,10 +95,10 @@ class Ring:
         self._unknown.clear()
         self._asking.clear()
 
-    def _ask(self, prefix: str, hashed: bytes) -> asyncio.Task[Principal | None]:
+    def _ask(self, text: str, prefix: str, hashed: bytes) -> asyncio.Task[Principal | None]:
         """The one look-up under way for a key; a thousand requests that miss at once share it."""
         if (asking := self._asking.get(hashed)) is None:
-            asking = asyncio.create_task(self._look_up(prefix, hashed), name="keyring")
+            asking = asyncio.create_task(self._look_up(text, prefix, hashed), name="keyring")
             self._asking[hashed] = asking
             asking.add_done_callback(lambda task: self._asked(hashed, task))
         return asking
@@ -100,18 +110,18 @@ class Ring:
             # Whoever waits for the task sees the error itself; a renewal has nobody waiting.
             self._kernel.log.warning("key_look_up_failed", error=repr(error))
 
-    async def _look_up(self, prefix: str, hashed: bytes) -> Principal | None:
+    async def _look_up(self, text: str, prefix: str, hashed: bytes) -> Principal | None:
         generation = self._generation
         key = await store.find_key(self._kernel.db, prefix)
         proven = key is not None and compare_digest(key.hash, hashed)
         self._kernel.metrics.count("key_lookups", result="proven" if proven else "unknown")
         now = self._kernel.clock.monotonic()
         if generation == self._generation:
-            self._proven.pop(hashed, None)
+            self._proven.pop(text, None)
             self._unknown.pop(hashed, None)
             if key is not None and proven:
                 _bound(self._proven, PROVEN_MAX)
-                self._proven[hashed] = (principal_of(key), now)
+                self._proven[text] = (principal_of(key), now)
             else:
                 _bound(self._unknown, UNKNOWN_MAX)
                 self._unknown[hashed] = now
@@ -162,6 +172,6 @@ async def authenticate(kernel: Kernel, key: str) -> Principal | None:
 _rings: WeakKeyDictionary[object, Ring] = WeakKeyDictionary()
 
 
-def _bound(entries: dict[bytes, T], most: int) -> None:
+def _bound(entries: dict[K, T], most: int) -> None:
     while len(entries) >= most:
         del entries[next(iter(entries))]
