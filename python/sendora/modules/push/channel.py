@@ -48,7 +48,7 @@ from sendora.modules.push.parts import (
     Verdict,
     provider_of,
 )
-from sendora.modules.push.personal import Personal
+from sendora.modules.push.personal import MARK, Personal
 from sendora.modules.push.store import content as content_store
 from sendora.modules.push.store import targets
 
@@ -117,7 +117,7 @@ class PushChannel:
         )
         policies = await content_store.policies(kernel.db, send.org)
         raw = msgspec.convert(send.target, Target).tokens is not None
-        spec = note(composed, policies, raw=raw, planned_at=planned_at(send), expires_at=send.expires_at)
+        spec = encode(note(composed, policies, raw=raw, planned_at=planned_at(send), expires_at=send.expires_at))
         capped = not bypasses(composed, policies) and (
             policies.freq_cap_per_user_per_day is not None or policies.freq_cap_per_user_per_hour is not None
         )
@@ -125,8 +125,9 @@ class PushChannel:
             kernel,
             send,
             composed,
-            _core.Note(encode(spec)),
+            _core.Note(spec),
             capped,
+            known=MARK.encode() in spec or Personal(composed.parts).needed,
         )
 
 
@@ -140,12 +141,16 @@ class PushSending:
         composed: Composed,
         compiled: _core.Note,
         capped: bool,
+        *,
+        known: bool,
     ) -> None:
+        """`known`: whether a placeholder asks for what is known of a person."""
         self._kernel = kernel
         self._send = send
         self._composed = composed
         self._note = compiled
         self._capped = capped
+        self._known = known
         self._credentials: dict[Transport, Credential | None] = {}
         self._process = process(kernel)
         self._personal = Personal(composed.parts)
@@ -156,7 +161,7 @@ class PushSending:
         return self._capped
 
     async def rows(self, connection: Connection, chunk: Chunk) -> bytes:
-        return await targets.rows(connection, self._send.project, chunk)
+        return await targets.rows(connection, self._send.project, chunk, known=self._known)
 
     def decide(self, rows: bytes, caps: _core.Caps | None, now_ms: int) -> _core.Decided:
         return self._note.decide(rows, caps, now_ms)

@@ -192,7 +192,8 @@ SELECT v.position, v.recipient, v.platform, v.token, v.subscription, v.environme
        coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
   FROM devices v
   LEFT JOIN owners o ON o.name = v.user_id
-  LEFT JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = o.person
+  LEFT JOIN profiles p
+    ON $6::boolean AND p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = o.person
  ORDER BY v.position;
 
 -- name: scopes
