@@ -241,7 +241,7 @@ class Tower:
 
     def count(self) -> int:
         """Lanes that are there."""
-        return len(self.lanes._lanes) if isinstance(self.lanes, PlainLanes) else len(self.lanes._native.standing())
+        return len(self.lanes._lanes) if isinstance(self.lanes, PlainLanes) else len(self.lanes.core.standing())
 
     def busy(self) -> bool:
         if isinstance(self.lanes, PlainLanes):
