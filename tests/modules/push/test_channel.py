@@ -163,6 +163,27 @@ async def test_a_device_that_changes_hands_while_it_is_planned_is_planned_once(
     assert (whom, targets.unreachable) == ({hers, his}, 0)
 
 
+@pytest.mark.rule("B123", "C69")
+@pytest.mark.parametrize("taken_over", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+async def test_both_ways_of_reading_a_chunk_say_the_same(
+    api: Api, kernel: Kernel, make: Make, shop: Org, taken_over: bool, known: bool
+) -> None:
+    """Where nobody was ever taken over fewer tables are looked at; what is decided stays the same."""
+    await make.profile(shop, "anna", traits={"name": "Anna"}, **({"anonymousId": "anon-1"} if taken_over else {}))
+    whom = await devices(make, shop, "anna", "anna", None, *(["anon-1"] if taken_over else []))
+    send = await asked(api, kernel, shop, tokens=[uuid4().hex * 2], title="Hi {{trait.name}}" if known else "Hi")
+    chunk = await chunk_of(kernel, send, [*whom, uuid4()])
+    async with decided(kernel, send, chunk) as (_, decision):
+        sends = {UUID(bytes=row[1]): (row[7], row[8]) for row in decision.sends()}
+        stays = [(UUID(bytes=row[1]), row[4]) for row in decision.stays()]
+    hers = ("anna", "Hi Anna" if known else "Hi")
+    nobodys = (None, "Hi " if known else "Hi")
+    expected = dict(zip(whom, [hers, hers, nobodys, hers], strict=False))
+    assert sends == expected
+    assert [reason for _, reason in stays] == ["token_removed"]
+
+
 @pytest.mark.rule("B075", "B079", "B094", "C47")
 async def test_an_audience_is_evaluated_when_it_is_planned(api: Api, kernel: Kernel, make: Make, shop: Org) -> None:
     """B075: whoever joined before the plan is in it; C47: a deleted audience is nobody, one that never was is 404."""

@@ -196,6 +196,24 @@ SELECT v.position, v.recipient, v.platform, v.token, v.subscription, v.environme
     ON $6::boolean AND p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = o.person
  ORDER BY v.position;
 
+-- name: has_takeovers
+SELECT EXISTS (SELECT FROM profiles WHERE org_id = $1 AND project_id = $2 AND merged_into IS NOT NULL);
+
+-- name: rows_straight
+-- The same where nobody of the project was ever taken over: a third of the work.
+SELECT (r.n - 1)::smallint, r.id, v.platform, v.token, v.subscription, v.environment, v.bundle_id, v.user_id,
+       coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
+  FROM chunks c
+ CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r (id, n)
+  LEFT JOIN push_tokens v ON v.org_id = c.org_id AND v.id = r.id AND v.project_id = $5::uuid
+  LEFT JOIN profiles p
+    ON $6::boolean AND p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = v.user_id
+ WHERE c.org_id = $1::uuid AND c.send_id = $2::uuid AND c.shard = $3::smallint AND c.seq = $4::integer
+   AND NOT EXISTS (
+       SELECT FROM deliveries d
+        WHERE d.org_id = $1::uuid AND d.send_id = $2::uuid AND d.shard = $3::smallint AND d.seq = $4::integer
+          AND d.position = (r.n - 1)::smallint);
+
 -- name: scopes
 -- What placeholders may name of each of these devices' owners (B123); the same look at owners as `rows`.
 WITH RECURSIVE devices AS (
