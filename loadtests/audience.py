@@ -136,11 +136,18 @@ def _compare(people: int) -> list[Figure]:
             ours.samples,
             {name: one.samples for name, one in engines.items()},
             goal=40 if people >= 10_000_000 else None,
+            stretch=12 if people >= 10_000_000 else None,
+            goals={name: GOALS[name][0] for name in engines},
+            stretches={name: GOALS[name][1] for name in engines},
             same_answer=same,
             higher_is_better=False,
             note=note,
         )
     ]
+
+
+GOALS: Final = {"duckdb_wide": (5, 12), "duckdb_join": (50, 300), "polars": (3, 10), "postgres": (500, 5_000)}
+"""How many times better, and the stretch."""
 
 
 def _load() -> str:
@@ -373,6 +380,7 @@ def _visible(people: int) -> Figure:
         [one[0] for one in rounds],
         {},
         goal=200,
+        stretch=50,
         same_answer=True,
         higher_is_better=False,
         note=(

@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> None:
                 samples.pop("ours"),
                 dict(samples),
                 goal=GOAL_MB,
+                stretch=64,
+                goals={"duckdb": 2},
                 same_answer=True,
                 higher_is_better=False,
                 note=f"growth of the process; of ours, by its own account: {shares}",

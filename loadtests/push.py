@@ -32,7 +32,9 @@ CONNECTIONS: Final = 4
 CHUNK: Final = 500
 AHEAD: Final = 4_000
 """Pushes that wait or are on the wire: about what a worker's windows let through."""
-GOALS: Final = {"push.cpu": 3.0, "push.rtt50": 0.95, "push.goaway": 0.90}
+GOALS: Final = {"push.cpu": (3.0, 10.0), "push.rtt50": (0.95, 0.99), "push.goaway": (0.90, 0.97)}
+STREAMS: Final = 1_000
+"""What the simulator allows, as APNs does: with a long round trip they are the limit."""
 CALM: Final = {"delayMs": None, "goawayEvery": None}
 SWITCHES: Final = {"push.rtt50": {"delayMs": 50}, "push.goaway": {"goawayEvery": 1_000}}
 
@@ -66,10 +68,12 @@ async def _measure(folder: Path) -> list[Figure]:
         "us of CPU for a push",
         [Sample(sample.cpu_us_per_op, sample.cpu_us_per_op) for sample in calm],
         {"gorush": peers} if peers else {},
-        goal=GOALS["push.cpu"],
+        goal=None,
+        goals={"gorush": GOALS["push.cpu"][0]},
+        stretches={"gorush": GOALS["push.cpu"][1]},
         same_answer=True,
         higher_is_better=False,
-        note=f"the goal is the ratio; {gorush.NOTE}",
+        note=gorush.NOTE,
     )
     rates = [
         figure(
@@ -77,9 +81,11 @@ async def _measure(folder: Path) -> list[Figure]:
             "pushes/s",
             samples,
             {"undisturbed": calm},
-            goal=GOALS[name],
+            goal=None,
+            goals={"undisturbed": GOALS[name][0]},
+            stretches={"undisturbed": GOALS[name][1]},
             same_answer=True,
-            note=f"simulator with {json.dumps(SWITCHES[name])}; the goal is the ratio",
+            note=f"simulator with {json.dumps(SWITCHES[name])}",
         )
         for name, samples in disturbed.items()
     ]
@@ -117,14 +123,14 @@ async def _run(cluster: Cluster, folder: Path, switches: dict[str, Any]) -> Samp
         sys.executable, "-m", "loadtests.bench", "push", "sender", str(folder / "task.json"), stdout=subprocess.PIPE
     )
     said, _ = await process.communicate()
-    made = msgspec.json.decode(said)
+    made = msgspec.json.decode(said.splitlines()[0])
     return Sample(PUSHES / made["seconds"], made["cpuUs"] / PUSHES)
 
 
 async def _sender(file: Path) -> None:
     task = json.loads(file.read_text())
     host, _, port = task["url"].removeprefix("https://").rpartition(":")
-    config = {"connections": CONNECTIONS, "caFiles": [task["ca"]], "exempt": [[host, int(port)]]}
+    config = {"connections": CONNECTIONS, "streams": STREAMS, "caFiles": [task["ca"]], "exempt": [[host, int(port)]]}
     lanes = _core.Lanes(json.dumps(config))
     heard = asyncio.Event()
     asyncio.get_running_loop().add_reader(lanes.fileno(), heard.set)

@@ -61,6 +61,8 @@ def main(arguments: list[str]) -> None:
             ours,
             {"pywebpush": peers, "http_ece": bare},
             goal=None,
+            goals={"pywebpush": 8},
+            stretches={"pywebpush": 20},
             same_answer=bench.same_answer(),
             note="P-256 alone is nine tenths of ours; http_ece neither signs nor builds a payload",
         )
