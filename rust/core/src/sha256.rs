@@ -50,7 +50,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// In the order of preference.
+    /// In the order of preference for messages of a block or two, as ids are.
     pub const ALL: [Self; 4] = [Self::Avx512, Self::ShaNi, Self::Avx2, Self::Portable];
 
     pub fn name(self) -> &'static str {
@@ -80,6 +80,12 @@ impl Engine {
     /// The best that this processor has.
     pub fn best() -> Self {
         Self::ALL.into_iter().find(|engine| engine.supported()).unwrap_or(Self::Portable)
+    }
+
+    /// The same for messages of several blocks: bringing their bytes into the order of a vector's lanes costs more than
+    /// the lanes gain over instructions made for this.
+    pub fn best_for_long() -> Self {
+        if Self::ShaNi.supported() { Self::ShaNi } else { Self::best() }
     }
 
     /// Hash prefix || message for each message; `done` gets the message's number and the final words, in no order.

@@ -13,7 +13,7 @@ use crate::policy::caps::Caps;
 use crate::policy::decide::Decided;
 use crate::policy::note::Note;
 use crate::providers::Transport;
-use crate::providers::answer::{self, Verdict};
+use crate::providers::answer;
 use crate::providers::halts::Halts;
 use crate::providers::wire::{Lane, Parcel, Parcels, Refusal, Request, Wire};
 use crate::retry::{Terms, settle};
@@ -178,7 +178,7 @@ impl Shipment {
     ) -> Said {
         let lane = self.lane(item);
         let verdict = answer::read(lane.transport, status, header, body);
-        let said = said_of_lane(lane.transport, status, &verdict, now_ms);
+        let said = said_of_lane(status);
         if lock(&self.halts).heard(self.manifest.chunk.send, &lane.name, &verdict) {
             let reason = verdict.reason.as_deref().unwrap_or_default().to_owned();
             self.state().halted.push((Arc::clone(&lane.name), reason));
@@ -360,12 +360,12 @@ fn leave_unknown(parcels: &mut Parcels, decided: &Decided, manifest: &Manifest, 
     });
 }
 
-fn said_of_lane(transport: Transport, status: u16, verdict: &Verdict<'_>, now_ms: i64) -> Said {
-    match (transport, status) {
-        // Google counts a project's messages; Apple's and the push services' 429 are about one address.
-        (Transport::Fcm, 429) => Said::Throttled(crate::retry::retry_after_s(verdict.retry_after, now_ms)),
-        (_, 401 | 403 | 429) => Said::Unproven,
-        (_, 500..) => Said::Neutral,
+/// A 429 is taken for one recipient's, Google's too: QUOTA_EXCEEDED also means one device's rate, and a lane that rests for
+/// each of those stands still. Who is refused waits by itself.
+fn said_of_lane(status: u16) -> Said {
+    match status {
+        401 | 403 | 429 => Said::Unproven,
+        500.. => Said::Neutral,
         _ => Said::Success,
     }
 }

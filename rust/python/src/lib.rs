@@ -48,8 +48,8 @@ fn check_json(py: Python<'_>, body: &[u8]) -> Option<(String, String)> {
     judged.err().map(|refused| (refused.path, refused.message))
 }
 
-fn engine(name: Option<&str>) -> PyResult<Engine> {
-    let Some(name) = name else { return Ok(Engine::best()) };
+fn engine(name: Option<&str>, best: Engine) -> PyResult<Engine> {
+    let Some(name) = name else { return Ok(best) };
     let mut engines = Engine::ALL.into_iter().filter(|engine| engine.supported());
     engines.find(|engine| engine.name() == name).ok_or_else(|| PyValueError::new_err("engine: not on this processor"))
 }
@@ -80,7 +80,7 @@ fn buckets<'py>(
     user_ids: Bound<'py, PySequence>,
     by: Option<&str>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let engine = engine(by)?;
+    let engine = engine(by, Engine::best())?;
     let total = user_ids.len()?;
     let mut out = Vec::with_capacity(total);
     for low in (0..total).step_by(WINDOW) {
@@ -99,7 +99,7 @@ fn hmac_sha256<'py>(
     bodies: Bound<'py, PySequence>,
     by: Option<&str>,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
-    let engine = engine(by)?;
+    let engine = engine(by, Engine::best_for_long())?;
     let bodies = bodies.to_tuple()?;
     let bodies: Vec<&[u8]> = borrowed(&bodies)?;
     let macs = py.detach(|| Key::new(key).sign(engine, &bodies));
