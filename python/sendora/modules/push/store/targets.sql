@@ -3,6 +3,9 @@
 --
 -- A person owns the devices registered under their own id and under the anonymous ids that they have taken over
 -- (profiles.merged_into, one row; C69). `plan_targets` is the planner's temporary table, `audience_members` the audience's.
+--
+-- LATERAL with OFFSET 0 keeps a look-up one for each row. PostgreSQL knows nothing of a table that was filled a moment ago,
+-- takes a project's devices for one row, and would read all of them for each recipient: seconds for a chunk of 250.
 
 -- name: strays
 -- Devices that are still registered under a name that somebody has taken over.
@@ -63,7 +66,10 @@ WITH RECURSIVE up AS (
       FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.owner
 ), found AS (
     SELECT d.person, t.shard, t.id FROM down d
-      JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active
+     CROSS JOIN LATERAL (
+         SELECT shard, id FROM push_tokens t
+          WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active
+         OFFSET 0) AS t
 ), written AS (
     INSERT INTO plan_targets (shard, recipient) SELECT DISTINCT shard, id FROM found ON CONFLICT DO NOTHING
 )
@@ -84,7 +90,10 @@ WITH RECURSIVE up AS (
       FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.owner
 )
 SELECT count(DISTINCT t.id) FROM down d
-  JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active;
+ CROSS JOIN LATERAL (
+     SELECT id FROM push_tokens t
+      WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active
+     OFFSET 0) AS t;
 
 -- name: make_slices
 -- The tables of one plan's slices, on the connection whose snapshot they are read in. Who took over whom is worked out once.
@@ -111,9 +120,7 @@ ANALYZE slice_merged;
 TRUNCATE audience_members, slice_targets;
 
 -- name: fill_slice
--- The devices of each member, under every name that the member ever had; a row without one tells of who has none. OFFSET 0
--- keeps it a look-up for each member: a slice is a small part of the devices, whatever the planner thinks of a table that
--- was filled a moment ago.
+-- The devices of each member, under every name that the member ever had; a row without one tells of who has none.
 INSERT INTO slice_targets (recipient, person)
 SELECT t.id, o.person
   FROM (SELECT external_id AS person, external_id AS owner FROM audience_members
@@ -167,23 +174,30 @@ SELECT count(*) FROM written;
 
 -- name: rows
 -- What the decision needs of each recipient of a chunk that has no outcome yet, in the library's order of columns. Whose
--- device it is and what is known of them is read now, not as it was planned.
+-- device it is and what is known of them is read now, not as it was planned. The project is compared outside of the look-up,
+-- where it cannot tempt PostgreSQL away from the primary key.
 WITH RECURSIVE devices AS (
-    SELECT (r.n - 1)::smallint AS position, r.id AS recipient, t.*
+    SELECT (r.n - 1)::smallint AS position, r.id AS recipient, v.*
       FROM chunks c
      CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r (id, n)
-      LEFT JOIN push_tokens t ON t.org_id = c.org_id AND t.id = r.id AND t.project_id = $5::uuid
+      LEFT JOIN LATERAL (SELECT t.* FROM push_tokens t WHERE t.org_id = c.org_id AND t.id = r.id OFFSET 0) AS v
+        ON v.project_id = $5::uuid
      WHERE c.org_id = $1::uuid AND c.send_id = $2::uuid AND c.shard = $3::smallint AND c.seq = $4::integer
        AND NOT EXISTS (
            SELECT FROM deliveries d
             WHERE d.org_id = $1::uuid AND d.send_id = $2::uuid AND d.shard = $3::smallint AND d.seq = $4::integer
-              AND d.position = (r.n - 1)::smallint)
+              AND d.position = (r.n - 1)::smallint
+           OFFSET 0)
 ), chain AS (
     SELECT u.user_id AS name, u.user_id AS at, 0 AS depth
       FROM (SELECT DISTINCT user_id FROM devices WHERE user_id IS NOT NULL) AS u
     UNION ALL
     SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = c.at
+      FROM chain c
+     CROSS JOIN LATERAL (
+         SELECT p.merged_into FROM profiles p
+          WHERE p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = c.at
+         OFFSET 0) AS p
      WHERE p.merged_into IS NOT NULL AND c.depth < 16
 ), owners AS (
     SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
@@ -192,8 +206,10 @@ SELECT v.position, v.recipient, v.platform, v.token, v.subscription, v.environme
        coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
   FROM devices v
   LEFT JOIN owners o ON o.name = v.user_id
-  LEFT JOIN profiles p
-    ON $6::boolean AND p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = o.person
+  LEFT JOIN LATERAL (
+      SELECT * FROM profiles p
+       WHERE $6::boolean AND p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = o.person
+      OFFSET 0) AS p ON true
  ORDER BY v.position;
 
 -- name: has_takeovers
@@ -205,14 +221,18 @@ SELECT (r.n - 1)::smallint, r.id, v.platform, v.token, v.subscription, v.environ
        coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
   FROM chunks c
  CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r (id, n)
-  LEFT JOIN push_tokens v ON v.org_id = c.org_id AND v.id = r.id AND v.project_id = $5::uuid
-  LEFT JOIN profiles p
-    ON $6::boolean AND p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = v.user_id
+  LEFT JOIN LATERAL (SELECT * FROM push_tokens t WHERE t.org_id = c.org_id AND t.id = r.id OFFSET 0) AS v
+    ON v.project_id = $5::uuid
+  LEFT JOIN LATERAL (
+      SELECT * FROM profiles p
+       WHERE $6::boolean AND p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = v.user_id
+      OFFSET 0) AS p ON true
  WHERE c.org_id = $1::uuid AND c.send_id = $2::uuid AND c.shard = $3::smallint AND c.seq = $4::integer
    AND NOT EXISTS (
        SELECT FROM deliveries d
         WHERE d.org_id = $1::uuid AND d.send_id = $2::uuid AND d.shard = $3::smallint AND d.seq = $4::integer
-          AND d.position = (r.n - 1)::smallint);
+          AND d.position = (r.n - 1)::smallint
+       OFFSET 0);
 
 -- name: scopes
 -- What placeholders may name of each of these devices' owners (B123); the same look at owners as `rows`.
@@ -232,4 +252,6 @@ WITH RECURSIVE devices AS (
 SELECT v.id, o.person, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
   FROM devices v
   LEFT JOIN owners o ON o.name = v.user_id
-  LEFT JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = o.person;
+  LEFT JOIN LATERAL (
+      SELECT * FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = o.person
+      OFFSET 0) AS p ON true;
