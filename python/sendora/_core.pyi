@@ -480,10 +480,6 @@ class Lanes:
     def held_s(self, lane: str) -> float: ...
     def limit(self, lane: str) -> int:
         """Requests that may be on the lane at a time; 1 until its credential has been accepted."""
-    def grant(self, lane: str, tokens: int) -> None:
-        """From now on the lane sends only what it is granted; this adds so many requests."""
-    def wanted(self, lane: str) -> int:
-        """Requests that wait on the lane."""
     def stats(self) -> tuple[list[tuple[str, int, int]], list[tuple[str, list[int], float]]]:
         """Since the last call: [(provider, status, requests)], [(provider, requests by bucket of seconds, sum)]."""
     def standing(self) -> list[tuple[str, int, bool]]:

@@ -231,6 +231,12 @@ class Tower:
         await self.lanes.close()
         self.lanes = self.make(**options)
 
+    async def allow(self, **dispatch: Any) -> None:
+        changed = msgspec.structs.replace(self.kernel.settings.dispatch, **dispatch)
+        settings = msgspec.structs.replace(self.kernel.settings, dispatch=changed)
+        self.kernel = dataclasses.replace(self.kernel, settings=settings)
+        await self.remake()
+
     async def cool(self) -> None:
         """Until the circuit is half open."""
         self.now += BREAKER_S
@@ -450,6 +456,40 @@ async def test_a_chunk_of_several_lanes_waits_for_none_with_places_of_another_in
     async with asyncio.timeout(20):
         await asyncio.gather(*(tower.lanes.run(Notes(), calls, chunk(), gate) for calls in (mixed, other) * 3))
     assert Counter(outcome.position for outcome in gate.outcomes) == dict.fromkeys(range(40), 6)
+
+
+async def test_workers_share_what_an_account_may_send(tower: Tower) -> None:
+    """providers.md 2.4: Google counts messages by minute and project, whoever sends them."""
+    await tower.allow(fcm_per_minute=1)
+    account, other = f"fcm:{new_id()}", tower.make()
+    one, two = tower.calls("200", "200", lane=account)
+    await tower.lanes.run(Notes(), [one], chunk(), Open(limit=0))
+    assert tower.server.seen == []
+    await tower.run(one)
+    assert tower.server.seen == ["/200/0"], "what the gate did not admit was not spent"
+    waits = asyncio.create_task(other.run(Notes(), [two], chunk(), Open()))
+    # Another account has a bucket of its own, and Apple counts nothing.
+    await tower.run(*tower.calls("200", lane=f"fcm:{new_id()}"))
+    await tower.run(*tower.calls("200", "200"))
+    assert len(tower.server.seen) == 4
+    assert not waits.done()
+    waits.cancel()
+    await asyncio.gather(waits, return_exceptions=True)
+    await other.close()
+
+
+async def test_a_quota_is_waited_for_and_somebody_who_waits_comes_first(tower: Tower) -> None:
+    await tower.allow(fcm_per_minute=600)  # Ten at once, of which a broadcast leaves one; then ten a second.
+    lane = f"fcm:{new_id()}"
+    gate, urgent = Open(), Open()
+    async with asyncio.timeout(20):
+        broadcast = asyncio.create_task(tower.lanes.run(Notes(), tower.calls(*["200"] * 20, lane=lane), chunk(), gate))
+        await eventually(lambda: len(gate.outcomes) >= 9)
+        await tower.lanes.run(Notes(), tower.calls("200", lane=lane), chunk("now"), urgent)
+        assert len(gate.outcomes) < 20
+        await broadcast
+    assert (len(gate.outcomes), len(urgent.outcomes)) == (20, 1)
+    assert len(tower.server.seen) == 21
 
 
 async def test_a_closed_gate_lets_nothing_leave(tower: Tower) -> None:

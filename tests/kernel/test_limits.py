@@ -101,6 +101,18 @@ async def test_two_processes_share_one_bucket(kv: Kv) -> None:
     assert burst <= admitted <= burst + 2 * rate // SLICES_PER_SECOND + 2 * rate
 
 
+@pytest.mark.parametrize("served", [True, False])
+async def test_some_of_what_there_is(kv: Kv, away: Kv, served: bool) -> None:
+    """A part is given where it is worth it, and what is to be spared stays for whoever does not spare it."""
+    limiter, account = Limiter(kv if served else away, FixedClock(SystemClock().now())), str(key())
+    rate = 1e-6
+    assert await limiter.some(account, 10, 60, rate, 100, spare=10) == 60
+    assert await limiter.some(account, 31, 60, rate, 100, spare=10) == 0, "30 are left for those who spare 10"
+    assert await limiter.some(account, 10, 60, rate, 100, spare=10) == 30
+    assert await limiter.some(account, 1, 60, rate, 100, spare=10) == 0
+    assert await limiter.some(account, 1, 60, rate, 100) == 10
+
+
 async def test_redis_is_asked_by_the_slice(kv: Kv) -> None:
     """A busy key costs Redis about twenty calls for a second's tokens."""
     limiter, one, calls = Limiter(kv, SystemClock()), key(), 0

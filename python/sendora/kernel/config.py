@@ -290,6 +290,15 @@ class Dispatch(Section, frozen=True, kw_only=True):
             description="HTTP/2 connections of a lane. APNs allows about 1,000 streams on each; more mostly adds TLS.",
         ),
     ] = 2
+    fcm_per_minute: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="What Google lets a Firebase project send, for all workers together; more where Google has "
+            "raised it. 0: no bound of ours.",
+        ),
+    ] = 600_000
     lanes: Annotated[
         Literal["native", "plain"],
         Meta(

@@ -1,10 +1,11 @@
 """How much a key may ask for (B034, C95), and requests that may be repeated (C89, C92).
 
-**Token buckets.** One bucket for each API key lies in Redis, where a Lua script fills it by the server's own clock. A
-process does not ask for each request: it leases a slice of a twentieth of a second's tokens (or as many as the request
-needs) and spends it at home. What it leased it does not give back, so the cluster may admit at most one slice for each
-process beyond the bucket. A request for n tokens gets all or nothing: n more than what is left is refused and takes
-nothing; n more than the bucket could ever hold is 413, since waiting would not help.
+**Token buckets.** One bucket for each API key, and for each account at a provider (`delivery/lanes/quota.py`), lies in
+Redis, where a Lua script fills it by the server's own clock. For a key a process does not ask for each request: it
+leases a slice of a twentieth of a second's tokens (or as many as the request needs) and spends it at home. What it
+leased it does not give back, so the cluster may admit at most one slice for each process beyond the bucket. A request
+for n tokens gets all or nothing: n more than what is left is refused and takes nothing; n more than the bucket could
+ever hold is 413, since waiting would not help.
 
 When Redis is away each process goes on alone with a bucket of the full rate. It does not know how many processes there
 are, so this is the rate times the number of processes at worst; the promise of twice the rate holds for the usual two.
@@ -52,13 +53,14 @@ BUCKET: Final = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local rate, burst, need, want = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local spare = tonumber(ARGV[5])
 local kept = redis.call('HMGET', KEYS[1], 'tokens', 'at')
 local tokens = tonumber(kept[1]) or burst
 local since = math.max(0, now - (tonumber(kept[2]) or now))
 tokens = math.min(burst, tokens + since * rate / 1000000)
 local granted = 0
-if tokens >= need then
-    granted = math.floor(math.min(tokens, want))
+if tokens - spare >= need then
+    granted = math.floor(math.min(tokens - spare, want))
     tokens = tokens - granted
 end
 redis.call('HSET', KEYS[1], 'tokens', tokens, 'at', string.format('%.0f', now))
@@ -85,7 +87,7 @@ class Limiter:
         self._clock = clock
         self._metrics = metrics or Metrics()
         self._ask = kv.script(BUCKET)
-        self._buckets: OrderedDict[UUID, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[UUID | str, _Bucket] = OrderedDict()
 
     async def take(self, key_id: UUID, n: int, rate: int, burst: int) -> Grant:
         """Spend n tokens; raises RateLimited or PayloadTooLarge and then has spent none (C95)."""
@@ -110,6 +112,19 @@ class Limiter:
         bucket.leased -= n
         return self._grant(bucket, rate, burst)
 
+    async def some(self, key: str, need: int, want: int, rate: float, burst: int, *, spare: int = 0) -> int:
+        """As many of `want` tokens as the bucket has beside `spare`, if that is `need` at least; else none. Nothing is
+        leased: what is returned is spent."""
+        bucket = self._bucket(key)
+        try:
+            granted, bucket.left = await self._ask([f"bucket:{key}"], [rate, burst, need, want, spare])
+            bucket.alone_at = None
+            self._metrics.gauge("limiter_local", 0)
+        except KvAway:
+            self._metrics.gauge("limiter_local", 1)
+            granted = bucket.alone(self._clock.monotonic(), need, rate, burst, want=want, spare=spare)
+        return int(granted)
+
     def peek(self, key_id: UUID, rate: int, burst: int) -> Grant:
         """How the bucket stood when this process last heard of it."""
         bucket = self._buckets.get(key_id)
@@ -122,7 +137,7 @@ class Limiter:
         need = n - held
         try:
             granted, bucket.left = await self._ask(
-                [f"bucket:{key_id}"], [rate, burst, need, max(need, rate // SLICES_PER_SECOND)]
+                [f"bucket:{key_id}"], [rate, burst, need, max(need, rate // SLICES_PER_SECOND), 0]
             )
             bucket.alone_at = None
             self._metrics.gauge("limiter_local", 0)
@@ -136,7 +151,7 @@ class Limiter:
             raise RateLimited(max(1, math.ceil((need - (bucket.left or 0)) / rate)))
         bucket.leased += granted
 
-    def _bucket(self, key_id: UUID) -> "_Bucket":
+    def _bucket(self, key_id: UUID | str) -> "_Bucket":
         bucket = self._buckets.get(key_id)
         if bucket is None:
             bucket = self._buckets[key_id] = _Bucket()
@@ -166,14 +181,15 @@ class _Bucket:
         self.alone_at: float | None = None
         """When `tokens` was last filled; None while Redis does it."""
 
-    def alone(self, now: float, need: int, rate: int, burst: int) -> int:
+    def alone(self, now: float, need: int, rate: float, burst: int, *, want: int | None = None, spare: int = 0) -> int:
         """The script's arithmetic without Redis: starts from what was last known and fills at the full rate."""
         if self.alone_at is None:
             self.tokens = float(burst if self.left is None else self.left)
             self.alone_at = now
         self.tokens = min(float(burst), self.tokens + (now - self.alone_at) * rate)
         self.alone_at = now
-        granted = need if self.tokens >= need else 0
+        left = int(self.tokens) - spare
+        granted = min(left, want or need) if left >= need else 0
         self.tokens -= granted
         self.left = int(self.tokens)
         return granted

@@ -16,7 +16,7 @@ use crate::providers::Transport;
 use crate::providers::answer;
 use crate::providers::halts::Halts;
 use crate::providers::wire::{Lane, Parcel, Parcels, Refusal, Request, Wire};
-use crate::retry::{Terms, settle};
+use crate::retry::{Terms, retry_after_s, settle};
 use crate::{Broken, Id};
 
 const WORKER_LOST: &str = "worker_lost";
@@ -40,12 +40,20 @@ pub struct Manifest {
 pub enum Said {
     /// The provider takes our requests.
     Success,
-    /// Something about this recipient, or nothing at all.
+    /// Nothing: 401 and 403 do not prove that the credential is accepted, 5xx proves nothing.
     Neutral,
-    /// The credential is in doubt: it has not proved itself.
-    Unproven,
-    /// The lane as a whole is too fast, for so many seconds where the provider says so.
+    /// Too much was asked, of one device or of the account; not again before so many seconds, where the provider says so.
     Throttled(Option<f64>),
+}
+
+impl Said {
+    pub fn of<'h>(status: u16, header: impl Fn(&str) -> Option<&'h str>, now_ms: i64) -> Self {
+        match status {
+            429 => Self::Throttled(retry_after_s(header("retry-after"), now_ms)),
+            401 | 403 | 500.. => Self::Neutral,
+            _ => Self::Success,
+        }
+    }
 }
 
 /// What has gathered since it was last taken.
@@ -177,8 +185,8 @@ impl Shipment {
         now_ms: i64,
     ) -> Said {
         let lane = self.lane(item);
-        let verdict = answer::read(lane.transport, status, header, body);
-        let said = said_of_lane(status);
+        let verdict = answer::read(lane.transport, status, &header, body);
+        let said = Said::of(status, &header, now_ms);
         if lock(&self.halts).heard(self.manifest.chunk.send, &lane.name, &verdict) {
             let reason = verdict.reason.as_deref().unwrap_or_default().to_owned();
             self.state().halted.push((Arc::clone(&lane.name), reason));
@@ -358,14 +366,4 @@ fn leave_unknown(parcels: &mut Parcels, decided: &Decided, manifest: &Manifest, 
         }
         !lost
     });
-}
-
-/// A 429 is taken for one recipient's, Google's too: QUOTA_EXCEEDED also means one device's rate, and a lane that rests for
-/// each of those stands still. Who is refused waits by itself.
-fn said_of_lane(status: u16) -> Said {
-    match status {
-        401 | 403 | 429 => Said::Unproven,
-        500.. => Said::Neutral,
-        _ => Said::Success,
-    }
 }

@@ -281,7 +281,7 @@ impl Driver {
                 End::Reply(reply) => {
                     self.heard = now;
                     if reply.fate == Fate::Answered {
-                        learnt.answered = true;
+                        learnt.heard += 1;
                     } else {
                         learnt.failures += 1;
                     }
@@ -306,14 +306,14 @@ impl Driver {
             match task.load.reply(task.item, reply) {
                 Feedback::Success => learnt.success = true,
                 Feedback::Neutral => {}
-                Feedback::Throttled(hold) => {
-                    learnt.throttled = true;
-                    learnt.hold = learnt.hold.max(hold);
+                Feedback::Throttled(rest) => {
+                    learnt.throttled += 1;
+                    learnt.rest = learnt.rest.max(rest);
                 }
             }
             told.push(task);
         }
-        if learnt.answered {
+        if learnt.heard > 0 {
             learnt.failures = 0;
         }
         self.lane.shared.stats.add(&self.lane.provider, &seen);

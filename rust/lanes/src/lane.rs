@@ -81,11 +81,13 @@ struct Link {
 pub(crate) struct Learnt {
     pub ended: usize,
     pub bytes: usize,
-    pub answered: bool,
     pub success: bool,
     pub failures: u32,
-    pub throttled: bool,
-    pub hold: Option<Duration>,
+    /// Answers, and how many of them were refusals of too much.
+    pub heard: u32,
+    pub throttled: u32,
+    /// The longest rest that such a refusal asked for.
+    pub rest: Option<Duration>,
     pub again: Vec<Task>,
 }
 
@@ -177,20 +179,6 @@ impl Lane {
         if self.state().proved { settings.connections * settings.streams } else { 1 }
     }
 
-    pub fn wanted(&self) -> usize {
-        self.state().turns.len()
-    }
-
-    pub fn grant(self: &Arc<Self>, tokens: u32) {
-        let mut after = After::default();
-        {
-            let mut state = self.state();
-            state.pace.grant(tokens);
-            state.balance(&self.shared.settings, Instant::now(), &mut after);
-        }
-        self.finish(after);
-    }
-
     pub fn standing(&self, now: Instant) -> (String, usize, bool) {
         let state = self.state();
         (self.provider.clone(), state.links.len(), state.held(now).is_some())
@@ -276,13 +264,11 @@ impl Lane {
                 link.running -= learnt.ended;
                 link.bytes = link.bytes.saturating_sub(learnt.bytes);
             }
-            if learnt.answered {
+            if learnt.heard > 0 {
                 state.failures = 0;
             }
             state.proved |= learnt.success;
-            if learnt.throttled {
-                state.pace.throttled(now);
-            }
+            let refuses_most = state.pace.heard(learnt.heard, learnt.throttled, now);
             for mut task in learnt.again {
                 task.replays += 1;
                 if task.replays > REPLAYS_MAX {
@@ -292,9 +278,9 @@ impl Lane {
                 }
             }
             state.fail(learnt.failures, settings, now, &mut after);
-            match learnt.hold {
+            match learnt.rest.filter(|_| refuses_most) {
                 Some(rest) if rest <= REST_MAX => state.rests_until = state.rests_until.max(now + rest),
-                Some(hold) => state.hold(now + hold, "held", &mut after),
+                Some(rest) => state.hold(now + rest, "held", &mut after),
                 None => {}
             }
             if state.closed {

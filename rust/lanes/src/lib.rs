@@ -107,7 +107,8 @@ pub enum Feedback {
     Success,
     /// Says nothing.
     Neutral,
-    /// The provider wants less of this lane, not of one device; perhaps nothing at all for some time.
+    /// Too much was asked, of one device or of the whole account: which of them shows in how many are told so. Perhaps
+    /// not before some time has passed.
     Throttled(Option<Duration>),
 }
 
@@ -127,17 +128,6 @@ pub struct Lanes {
 impl Reply {
     pub(crate) fn without(fate: Fate, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { fate, status: 0, headers: HeaderMap::new(), body: Bytes::new(), detail: detail.into() }
-    }
-}
-
-impl Feedback {
-    /// What a status says in itself: 401, 403 and 429 do not prove that the credential is accepted, 5xx proves nothing.
-    pub fn of(reply: &Reply) -> Self {
-        match (reply.fate, reply.status) {
-            (Fate::Answered, 401 | 403 | 429) => Self::Neutral,
-            (Fate::Answered, status) if status < 500 => Self::Success,
-            _ => Self::Neutral,
-        }
     }
 }
 
@@ -174,18 +164,6 @@ impl Lanes {
     /// How many requests may be on the lane.
     pub fn limit(&self, lane: &str) -> usize {
         self.known(lane).map_or(1, |lane| lane.limit())
-    }
-
-    /// From now on the lane sends only what it is granted; this adds so many requests.
-    pub fn grant(&self, lane: &str, tokens: u32) {
-        if let Some(lane) = self.lane(lane) {
-            lane.grant(tokens);
-        }
-    }
-
-    /// How many requests wait on the lane.
-    pub fn wanted(&self, lane: &str) -> usize {
-        self.known(lane).map_or(0, |lane| lane.wanted())
     }
 
     /// How the circuit of every lane stands: (provider, open connections, circuit is open).

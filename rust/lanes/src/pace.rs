@@ -1,10 +1,22 @@
 //! How fast a lane may go after a provider asked for less: halved at once, raised a little every second (AIMD), and free
 //! again when it is well above what was too much.
+//!
+//! A 429 may mean one device (Apple's always does) or the whole account, and Google's does not tell. So one is nobody's
+//! but the recipient's, who waits by itself; the lane slows when a considerable share of its answers are such.
 
 use std::time::{Duration, Instant};
 
-/// Answers of one moment ask for one cut, not for a hundred.
+/// Answers of one moment ask for one cut, not for a hundred; and so long they are counted.
 const CUT_EVERY: Duration = Duration::from_secs(1);
+
+/// Fewer refusals than this in a second are some devices' own.
+const REFUSED_MIN: u32 = 16;
+
+/// From one in so many answers on, the refusals are the account's.
+const SHARE: u32 = 10;
+
+/// From one in so many on, the provider wants nothing for the time that it names.
+const MOST: u32 = 2;
 
 /// Of the rate that was too much, a second: from a half to one and a half of it in less than ten seconds.
 const RISE: f64 = 0.125;
@@ -20,10 +32,12 @@ pub(crate) struct Pace {
     tokens: f64,
     refilled: Instant,
     cut: Option<Instant>,
+    heard: u32,
+    refused: u32,
+    hearing_since: Instant,
     counted: u32,
     counting_since: Instant,
     measured: f64,
-    granted: Option<u64>,
 }
 
 impl Pace {
@@ -34,17 +48,18 @@ impl Pace {
             tokens: 0.0,
             refilled: now,
             cut: None,
+            heard: 0,
+            refused: 0,
+            hearing_since: now,
             counted: 0,
             counting_since: now,
             measured: 0.0,
-            granted: None,
         }
     }
 
     /// How many of `want` may go now, and if none, when to ask again.
     pub fn allowance(&mut self, want: usize, now: Instant) -> (usize, Option<Instant>) {
-        let mut allowed = self.granted.map_or(want, |granted| want.min(granted as usize));
-        let mut again = None;
+        let (mut allowed, mut again) = (want, None);
         if let Some(rate) = self.rate {
             let passed = now.duration_since(self.refilled).as_secs_f64();
             self.refilled = now;
@@ -62,9 +77,6 @@ impl Pace {
 
     pub fn spend(&mut self, sent: usize, now: Instant) {
         self.tokens = (self.tokens - sent as f64).max(0.0);
-        if let Some(granted) = &mut self.granted {
-            *granted = granted.saturating_sub(sent as u64);
-        }
         self.counted += sent as u32;
         let passed = now.duration_since(self.counting_since).as_secs_f64();
         if passed >= 1.0 {
@@ -74,7 +86,21 @@ impl Pace {
         }
     }
 
-    pub fn throttled(&mut self, now: Instant) {
+    /// So many answers, `refused` of them because it was too much; whether the provider refuses most of what it is sent.
+    pub fn heard(&mut self, heard: u32, refused: u32, now: Instant) -> bool {
+        if now.duration_since(self.hearing_since) >= CUT_EVERY {
+            (self.heard, self.refused, self.hearing_since) = (0, 0, now);
+        }
+        self.heard += heard;
+        self.refused += refused;
+        if refused == 0 || self.refused < REFUSED_MIN || self.refused * SHARE < self.heard {
+            return false;
+        }
+        self.cut(now);
+        self.refused * MOST >= self.heard
+    }
+
+    fn cut(&mut self, now: Instant) {
         if self.cut.is_some_and(|cut| now.duration_since(cut) < CUT_EVERY) {
             return;
         }
@@ -84,10 +110,6 @@ impl Pace {
         self.rate = Some(self.ceiling / 2.0);
         self.tokens = 0.0;
         self.refilled = now;
-    }
-
-    pub fn grant(&mut self, tokens: u32) {
-        *self.granted.get_or_insert(0) += u64::from(tokens);
     }
 }
 
@@ -101,8 +123,8 @@ mod tests {
         let mut pace = Pace::new(start);
         assert_eq!(pace.allowance(1_000, start), (1_000, None));
         pace.spend(1_000, start);
-        pace.throttled(start);
-        pace.throttled(start);
+        assert!(!pace.heard(100, 30, start), "a third is not most");
+        assert!(pace.heard(100, 100, start), "two thirds are");
         let mut sent = [0; 10];
         for tick in 1..1_000_u32 {
             let now = start + Duration::from_millis(10) * tick;
@@ -116,12 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_granted_is_the_bound() {
-        let now = Instant::now();
-        let mut pace = Pace::new(now);
-        pace.grant(5);
-        assert_eq!(pace.allowance(9, now).0, 5);
-        pace.spend(5, now);
-        assert_eq!(pace.allowance(9, now).0, 0);
+    fn a_few_devices_slow_nobody_down() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for second in 0..60 {
+            let now = start + CUT_EVERY * second;
+            assert!(!pace.heard(REFUSED_MIN - 1, REFUSED_MIN - 1, now), "too few to tell");
+            assert!(!pace.heard(10 * REFUSED_MIN, 1, now), "too small a share");
+            assert_eq!(pace.allowance(1_000, now), (1_000, None));
+        }
     }
 }

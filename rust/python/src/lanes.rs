@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use sendora_core::providers::halts::Halts;
+use sendora_core::shipment::Said;
 use sendora_lanes::{Bell, Class, Fate, Feedback, Load, Reply, Request, Settings};
 
 /// (batch, the replies of some of its calls)
@@ -87,6 +88,16 @@ impl Until {
     }
 }
 
+pub(crate) fn feedback(said: Said) -> Feedback {
+    match said {
+        Said::Success => Feedback::Success,
+        Said::Neutral => Feedback::Neutral,
+        Said::Throttled(after_s) => {
+            Feedback::Throttled(after_s.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+        }
+    }
+}
+
 /// Nanoseconds on a clock that goes on while the machine is suspended: a lease does not wait for us (F-D4).
 fn elapsed() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -106,10 +117,17 @@ impl Load for Calls {
     }
 
     fn reply(&self, item: u32, reply: Reply) -> Feedback {
-        let feedback = Feedback::of(&reply);
+        let said = match reply.fate {
+            Fate::Answered => {
+                let header = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok());
+                let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+                Said::of(reply.status, header, since_1970.as_millis() as i64)
+            }
+            Fate::Unsent | Fate::Unknown => Said::Neutral,
+        };
         let position = self.line[item as usize].position;
         self.finished.lock().expect("no holder panics").push((position, reply));
-        feedback
+        feedback(said)
     }
 
     fn settled(&self) {
@@ -188,14 +206,6 @@ impl Lanes {
 
     fn limit(&self, lane: &str) -> usize {
         self.inner.limit(lane)
-    }
-
-    fn grant(&self, lane: &str, tokens: u32) {
-        self.inner.grant(lane, tokens);
-    }
-
-    fn wanted(&self, lane: &str) -> usize {
-        self.inner.wanted(lane)
     }
 
     #[expect(clippy::type_complexity, reason = "two flat lists of flat rows")]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::HeaderMap;
 use http::uri::PathAndQuery;
@@ -12,10 +12,10 @@ use pyo3::pybacked::PyBackedBytes;
 use sendora_core::outcome::Chunk;
 use sendora_core::providers::Transport;
 use sendora_core::retry::Terms;
-use sendora_core::shipment::{self, Manifest, Said};
+use sendora_core::shipment::{self, Manifest};
 use sendora_lanes::{Class, Fate, Feedback, Load, Reply, Request};
 
-use crate::lanes::{Berth, Lanes, class};
+use crate::lanes::{Berth, Lanes, class, feedback};
 use crate::sends::{Caps, Note};
 use crate::wire::{OutcomeBatch, Wire};
 use crate::{broken, id};
@@ -57,13 +57,7 @@ impl Load for Cargo {
             Fate::Unknown => self.shipment.unanswered(item, now_ms),
             Fate::Answered => {
                 let header = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok());
-                return match self.shipment.answered(item, reply.status, header, &reply.body, now_ms) {
-                    Said::Success => Feedback::Success,
-                    Said::Neutral | Said::Unproven => Feedback::Neutral,
-                    Said::Throttled(after_s) => Feedback::Throttled(
-                        after_s.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()),
-                    ),
-                };
+                return feedback(self.shipment.answered(item, reply.status, header, &reply.body, now_ms));
             }
         }
         Feedback::Neutral

@@ -16,6 +16,7 @@ import msgspec
 from sendora import _core
 from sendora.delivery import failpoint
 from sendora.delivery.fair import Window
+from sendora.delivery.lanes.quota import Quotas
 from sendora.delivery.lanes.seam import (
     ANSWER_S,
     BREAKER_FAILURES,
@@ -82,6 +83,7 @@ class NativeLanes:
             "seconds": SECONDS,
         }
         self.core = _core.Lanes(msgspec.json.encode(limits | kernel.outbound.native()).decode())
+        self._quotas = Quotas(kernel)
         self._ids = itertools.count(1)
         self._ways: dict[int, _Way | _Voyage] = {}
         self._windows: dict[str, dict[Class, Window]] = {}
@@ -103,13 +105,13 @@ class NativeLanes:
             done = 0
             # Once all of its lanes are held, the rest of the chunk waits as it is.
             while done < len(calls) and not way.failed and not all(self.held_s(name) for name in names):
-                places = await promised(calls[done : done + SLICE], chunk, self._window_of(chunk.class_))
+                places = await promised(calls[done : done + SLICE], chunk, self._window_of(chunk.class_), self._quotas)
                 admitted = 0
                 try:
                     admitted = await gate.admit(len(places), marks(calls, done))
                 finally:
                     for place in places[admitted:]:
-                        place.give()
+                        place.give_back()
                 if not admitted:
                     break
                 way.send(calls[done : done + admitted], places)
@@ -133,12 +135,16 @@ class NativeLanes:
         try:
             while shipment.waiting() and voyage.failed is None and self.held_shipment_s(shipment) is None:
                 granted = await self._granted(shipment, chunk)
-                admitted = 0
+                admitted, allowed = 0, dict[str, int]()
                 try:
                     fits = shipment.fit({name: n for name, (_, n) in granted.items()})
-                    admitted = await gate.admit(fits, shipment.mark)
+                    allowed = await self._quotas.take(shipment.lanes(fits), chunk.class_)
+                    admitted = await gate.admit(shipment.fit(allowed), shipment.mark)
                 finally:
-                    voyage.place(granted, dict(shipment.lanes(admitted)))
+                    used = dict(shipment.lanes(admitted))
+                    voyage.place(granted, used)
+                    for name, n in allowed.items():
+                        self._quotas.give(name, n - used.get(name, 0))
                 if not admitted:
                     break
                 voyage.out += admitted

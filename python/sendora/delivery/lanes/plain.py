@@ -18,6 +18,7 @@ import msgspec
 
 from sendora.delivery import failpoint
 from sendora.delivery.fair import Window
+from sendora.delivery.lanes.quota import Quotas
 from sendora.delivery.lanes.seam import (
     ANSWER_S,
     BREAKER_FAILURES,
@@ -67,6 +68,7 @@ class PlainLanes:
         self._clock = clock
         self._call_s = call_s
         self._lanes_max = lanes_max
+        self._quotas = Quotas(kernel)
         self._lanes: dict[str, _Lane] = {}
         self._web: httpx.AsyncClient | None = None
 
@@ -82,14 +84,14 @@ class PlainLanes:
             # Once all of its lanes are held, the rest of the chunk waits as it is.
             while done < len(calls) and not failed and not all(self.held_s(name) for name in names):
                 places = await promised(
-                    calls[done : done + SLICE], chunk, lambda name: self._window(name, chunk.class_)
+                    calls[done : done + SLICE], chunk, lambda name: self._window(name, chunk.class_), self._quotas
                 )
                 admitted = 0
                 try:
                     admitted = await gate.admit(len(places), marks(calls, done))
                 finally:
                     for place in places[admitted:]:
-                        place.give()
+                        place.give_back()
                 if not admitted:
                     break
                 for call, place in zip(calls[done : done + admitted], places, strict=False):

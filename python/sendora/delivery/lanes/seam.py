@@ -18,6 +18,7 @@ from sendora.delivery.phases import Call, Chunk, Outcome, Reply
 
 if TYPE_CHECKING:
     from sendora.delivery.channel import Sending
+    from sendora.delivery.lanes.quota import Quotas
 
 SLICE: Final = 256
 """Recipients that one move of the mark covers at most: a chunk starts before the window has room for all of it."""
@@ -87,19 +88,27 @@ def marks(calls: Sequence[Call], done: int) -> Callable[[int], int]:
 
 
 class Place:
-    """One call's place on a lane; None: on one that promises nothing."""
+    """One call's place on a lane, and its part of the quota; no window: on one that promises nothing."""
 
-    def __init__(self, window: Window | None) -> None:
+    def __init__(self, lane: str, window: Window | None, quotas: "Quotas") -> None:
+        self._lane = lane
         self._window = window
+        self._quotas = quotas
 
     def give(self, _: object = None) -> None:
+        """The call has ended."""
         if self._window is not None:
             self._window.give(1)
             self._window = None
 
+    def give_back(self) -> None:
+        """The call does not leave."""
+        self.give()
+        self._quotas.give(self._lane, 1)
+
 
 async def promised(
-    calls: Sequence[Call], chunk: Chunk, window_of: Callable[[str], Awaitable[Window | None]]
+    calls: Sequence[Call], chunk: Chunk, window_of: Callable[[str], Awaitable[Window | None]], quotas: "Quotas"
 ) -> list[Place]:
     """Places for some of the calls, counted from the first; at least one. `window_of` a lane that answers at once, and
     so promises nothing, is None.
@@ -109,6 +118,8 @@ async def promised(
     """
     wanted = Counter(call.lane for call in calls)
     granted: dict[str, tuple[Window | None, int]] = {}
+    allowed: dict[str, int] = {}
+    used: Counter[str] = Counter()
     try:
         for name, want in wanted.items():  # In the order of the calls.
             window = await window_of(name)
@@ -117,18 +128,20 @@ async def promised(
                 continue
             taken = await window.take(chunk.org, want) if not granted else window.take_now(want)
             granted[name] = window, taken
+        allowed = await quotas.take([(name, n) for name, (_, n) in granted.items()], chunk.class_)
         places: list[Place] = []
         for call in calls:
-            window, left = granted[call.lane]
-            if not left:
+            if used[call.lane] == allowed[call.lane]:
                 break
-            granted[call.lane] = window, left - 1
-            places.append(Place(window))
+            used[call.lane] += 1
+            places.append(Place(call.lane, granted[call.lane][0], quotas))
         return places
     finally:
-        for window, left in granted.values():
+        for name, (window, taken) in granted.items():
             if window is not None:
-                window.give(left)
+                window.give(taken - used[name])
+        for name, n in allowed.items():
+            quotas.give(name, n - used[name])
 
 
 def provider_of(lane: str) -> str:
