@@ -12,24 +12,11 @@ const PEOPLE_PER_THREAD_MIN: usize = 16_384;
 ///
 /// Hash once, keep nothing: the assignment is sticky because the hash is.
 pub fn bucket(test: &str, person: &str) -> u8 {
-    buckets(test, [person])[0]
+    buckets(Engine::best(), test.as_bytes(), &[person])[0]
 }
 
-/// The buckets of many people, in their order.
-pub fn buckets<'p>(test: &str, people: impl IntoIterator<Item = &'p str>) -> Vec<u8> {
-    let mut out = Vec::new();
-    let people = people.into_iter().map(str::as_bytes);
-    Engine::best().digests(Prefix::new(test.as_bytes()), people, |number, state| {
-        if out.len() <= number {
-            out.resize(number + 1, 0);
-        }
-        out[number] = percent(state);
-    });
-    out
-}
-
-/// The same on as many threads as pay, by the engine given.
-pub fn buckets_by<P: AsRef<[u8]> + Sync>(engine: Engine, test: &[u8], people: &[P]) -> Vec<u8> {
+/// The buckets of many people, in their order, on as many threads as pay.
+pub fn buckets<P: AsRef<[u8]> + Sync>(engine: Engine, test: &[u8], people: &[P]) -> Vec<u8> {
     let prefix = Prefix::new(test);
     let mut out = vec![0; people.len()];
     let work = |people: &[P], out: &mut [u8]| {

@@ -86,7 +86,7 @@ fn buckets<'py>(
     for low in (0..total).step_by(WINDOW) {
         let window = user_ids.get_slice(low, low + WINDOW)?.to_tuple()?;
         let people: Vec<&str> = borrowed(&window)?;
-        out.extend(py.detach(|| sendora_core::bucket::buckets_by(engine, test_id.as_bytes(), &people)));
+        out.extend(py.detach(|| sendora_core::bucket::buckets(engine, test_id.as_bytes(), &people)));
     }
     Ok(PyBytes::new(py, &out))
 }
