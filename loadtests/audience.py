@@ -41,12 +41,12 @@ from loadtests.crowd import (
     WINDOW_90D_S,
     Crowd,
 )  # fmt: skip
+from loadtests.harness import QUICK
 from loadtests.results import Figure, Sample, figure, publish
 from sendora import _core
 from sendora.kernel.embedded import Embedded
 from sendora.kernel.pg import copy_in
 
-QUICK: Final = bool(os.environ.get("QUICK"))
 THREADS: Final = 2
 ROUNDS: Final = 7
 TURN_S: Final = 0.2

@@ -8,7 +8,6 @@ client's process.
 
 import asyncio
 import json
-import os
 import re
 import resource
 import shutil
@@ -25,12 +24,12 @@ from typing import Final
 import httpx
 
 from loadtests.certificates import issue
+from loadtests.harness import QUICK
 from loadtests.results import Figure, Sample, figure, publish
 from sendora import _core
 from sendora.cluster import free_port
 from sendora.kernel.ids import new_id
 
-QUICK: Final = bool(os.environ.get("QUICK"))
 ROUNDS: Final = 1 if QUICK else 3
 REQUESTS: Final = {"ours": 40_000, "httpx": 2_000, "h2load": 100_000} if QUICK else {
     "ours": 300_000, "httpx": 10_000, "h2load": 500_000

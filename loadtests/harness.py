@@ -4,6 +4,7 @@ Two sides are measured in turn (A B A B), so that whatever else the machine does
 operation stands beside every rate: on two cores the generator takes half of the box, and CPU time does not lie.
 """
 
+import asyncio
 import importlib
 import os
 import shutil
@@ -89,6 +90,15 @@ class Spent:
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._began
         self.cpu_us = cpu_us(self._process) - self._cpu_us
+
+
+async def output(*command: str) -> bytes:
+    """What a program printed; RuntimeError when it failed."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    said, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return said
 
 
 def library(name: str) -> ModuleType | None:

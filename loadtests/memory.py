@@ -7,7 +7,6 @@ holds people and their events, of which any rule can be answered, as ours can; `
 
 import gc
 import multiprocessing
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,9 +14,9 @@ import psutil
 
 from loadtests import audience
 from loadtests.crowd import Crowd
+from loadtests.harness import QUICK
 from loadtests.results import Sample, figure, publish
 
-QUICK: Final = bool(os.environ.get("QUICK"))
 PEOPLE: Final = 1_000_000
 ROUNDS: Final = 1 if QUICK else 3
 GOAL_MB: Final = 120

@@ -7,34 +7,27 @@ Rates of the disturbed runs are compared with undisturbed ones in turn; the simu
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from loadtests import sender
+from loadtests.harness import QUICK
 from loadtests.peers import gorush
 from loadtests.results import Figure, Sample, figure, publish
-from sendora import _core
 from sendora.cluster import Cluster
 from sendora.kernel.ids import new_id
 
-QUICK: Final = bool(os.environ.get("QUICK"))
 ROUNDS: Final = 1 if QUICK else 5
 PUSHES: Final = 10_000 if QUICK else 50_000
-CONNECTIONS: Final = 4
 CHUNK: Final = 500
 AHEAD: Final = 4_000
 """Pushes that wait or are on the wire: about what a worker's windows let through."""
 GOALS: Final = {"push.cpu": (3.0, 10.0), "push.rtt50": (0.95, 0.99), "push.goaway": (0.90, 0.97)}
-STREAMS: Final = 1_000
-"""What the simulator allows, as APNs does: with a long round trip they are the limit."""
 CALM: Final = {"delayMs": None, "goawayEvery": None}
 SWITCHES: Final = {"push.rtt50": {"delayMs": 50}, "push.goaway": {"goawayEvery": 1_000}}
 
@@ -60,7 +53,7 @@ async def _measure(folder: Path) -> list[Figure]:
             for name, switches in SWITCHES.items():
                 disturbed[name].append(await _run(cluster, folder, CALM | switches))
             await cluster.ask_simulator("POST", "/_/switches", CALM)
-            peer = await gorush.run(cluster, PUSHES, connections=CONNECTIONS)
+            peer = await gorush.run(cluster, PUSHES, connections=sender.CONNECTIONS)
             if peer is not None:
                 peers.append(Sample(peer.cpu_us_per_push, peer.cpu_us_per_push))
     cpu = figure(
@@ -94,18 +87,13 @@ async def _measure(folder: Path) -> list[Figure]:
 
 async def _prepare(cluster: Cluster, folder: Path) -> None:
     apns = (await cluster.ask_simulator("GET", "/_/credentials"))["apns"]
-    names = [f"ok-ours{n}" for n in range(PUSHES)]
-    tokens: list[str] = []
-    for low in range(0, PUSHES, gorush.BATCH):
-        asked = {"transport": "apns", "tokens": names[low : low + gorush.BATCH]}
-        tokens += (await cluster.ask_simulator("POST", "/_/mint", asked))["tokens"]
     claims = {"iss": apns["teamId"], "iat": int(time.time())}
     key = ECKey.import_key(apns["p8Key"])
     bearer = jwt.encode({"alg": "ES256", "kid": apns["keyId"]}, claims, key, algorithms=["ES256"])
     task = {
         "url": cluster.simulator_url,
         "ca": str(cluster.simulator_ca),
-        "tokens": tokens,
+        "tokens": await sender.mint(cluster, "apns", [f"ok-ours{n}" for n in range(PUSHES)]),
         "body": json.dumps(gorush.PAYLOAD),
         "headers": {
             "authorization": f"bearer {bearer}",
@@ -119,23 +107,14 @@ async def _prepare(cluster: Cluster, folder: Path) -> None:
 
 async def _run(cluster: Cluster, folder: Path, switches: dict[str, Any]) -> Sample:
     await cluster.ask_simulator("POST", "/_/switches", switches)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "loadtests.bench", "push", "sender", str(folder / "task.json"), stdout=subprocess.PIPE
-    )
-    said, _ = await process.communicate()
-    made = msgspec.json.decode(said.splitlines()[0])
-    return Sample(PUSHES / made["seconds"], made["cpuUs"] / PUSHES)
+    return sender.together([await sender.run("push", str(folder / "task.json"))])
 
 
 async def _sender(file: Path) -> None:
     task = json.loads(file.read_text())
-    host, _, port = task["url"].removeprefix("https://").rpartition(":")
-    config = {"connections": CONNECTIONS, "streams": STREAMS, "caFiles": [task["ca"]], "exempt": [[host, int(port)]]}
-    lanes = _core.Lanes(json.dumps(config))
-    heard = asyncio.Event()
-    asyncio.get_running_loop().add_reader(lanes.fileno(), heard.set)
+    lanes, heard = sender.open_lanes(task["url"], task["ca"])
     batch = lanes.batch(1, "bulk", new_id().bytes)
-    batch.deadline(600)
+    batch.deadline(sender.OPEN_S)
     fields = list(task["headers"].items())
     body = task["body"].encode()
     calls = [(i, "apns:1", f"{task['url']}/3/device/{token}", fields, body) for i, token in enumerate(task["tokens"])]
@@ -155,7 +134,6 @@ async def _sender(file: Path) -> None:
                 ended += len(replies)
 
     await send(calls[:1])  # The first success lets the others go.
-    began, used = time.perf_counter(), time.process_time()
-    await send(calls[1:])
-    print(json.dumps({"seconds": time.perf_counter() - began, "cpuUs": (time.process_time() - used) * 1e6}))
+    with sender.told(len(calls) - 1):
+        await send(calls[1:])
     lanes.close()

@@ -1,17 +1,25 @@
-"""Web Push requests made ready to leave: payload, encryption, VAPID header, beside pywebpush. No wire in between.
+"""Web Push beside pywebpush: requests made ready to leave, and sends on the wire to the simulator.
 
-Both sides make the same thousand messages over and over, one after the other on one core: a key pair and an agreement
-for each, because RFC 8291 wants them fresh. Ours decides on the recipients and renders their texts first, as a worker
-does; pywebpush gets each text ready and signs its VAPID token anew for each message, which is its only way, where ours
-signs one for each push service and half a day (RFC 8292 allows it). `http_ece` is the encryption under pywebpush alone.
+Both sides send the same texts to the same browsers, with a key pair and an agreement for each message, because RFC 8291
+wants them fresh. Ours decides on the recipients and renders their texts first, as a worker does; pywebpush gets each
+text ready, and its `webpush()` signs a VAPID token anew for each message, where ours signs one for each push service
+and half a day (RFC 8292 allows it).
+
+`webpush.encrypt` has no wire in between and is one core's; `http_ece` is the encryption under pywebpush alone.
+`webpush.send` has: a chunk is a shipment, some shipments are under way at a time, and their outcomes are taken in
+batches. The simulator decrypts each message as its browser would; what it logs must be each text once and no other.
 """
 
 import argparse
+import asyncio
 import base64
+import statistics
+import tempfile
 import time
-from collections.abc import Callable
-from datetime import timedelta
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Self
 from uuid import UUID
 
 import http_ece
@@ -20,115 +28,117 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jwt
 from joserfc.jwk import ECKey
-from tests.core.copybytes import Json, Ms, stream
 
+from loadtests import sender
+from loadtests.harness import CORES, QUICK, Spent, in_turn, in_turn_async
+from loadtests.letters import BODY, SUBJECT, Letters, Subscription, recipient, title
 from loadtests.peers import pywebpush
-from loadtests.results import Sample, figure, publish
+from loadtests.results import Figure, Sample, figure, publish
 from sendora import _core
+from sendora.cluster import Cluster
+from sendora.delivery.phases import CHUNK_SIZE
 from sendora.kernel.clock import SystemClock, millis
-from sendora.kernel.config import Push
-from sendora.kernel.ids import OrgId, new_id
-from sendora.modules.push import webpush, wire
-from sendora.modules.push.compose import Composed, note
-from sendora.modules.push.model.content import Raw
-from sendora.modules.push.model.policies import Policies
-from sendora.modules.push.model.providers import Credential
+from sendora.kernel.ids import new_id
+from sendora.modules.push import webpush
+from sendora.modules.push.model.providers import Vapid
 from sendora.modules.push.model.tokens import decode_key
-from sendora.modules.push.parts import Address, Parts
+from sendora.modules.push.parts import delivery_id
 
-MESSAGES: Final = 1_000
-"""A chunk."""
-ROUNDS: Final = 9
-"""In turn, because others may be at work on the machine."""
+ROUNDS: Final = 3 if QUICK else 9
+"""Of `webpush.encrypt`, in turn, because others may be at work on the machine."""
 AUTH: Final = b"0123456789abcdef"
 ORIGIN: Final = "https://push.example"
-SUBJECT: Final = "mailto:postmaster@sendora.example"
+
+ROUNDS_SENT: Final = 1 if QUICK else 5
+FLIGHTS: Final = 4
+"""Shipments under way at a time: a worker takes up as many recipients as go into two of its windows."""
+WARM: Final = 100
+"""Sends of each process before its clock runs: its connections stand, and the lane knows that its proof is good."""
+
+
+NOTE: Final = (
+    "pywebpush: webpush() for one after the other on one requests.Session; pywebpush_async, its fastest: "
+    f"WebPusher.send_async() under one proof, {pywebpush.AT_A_TIME} at a time on an aiohttp session, {CORES} processes"
+)
+
+
+class Form(msgspec.Struct, frozen=True):
+    """A way of sending, and how much of it a run is: some three seconds, but for QUICK=1."""
+
+    send: Callable[["Task", UUID, range], Coroutine[Any, Any, None]]
+    sends: int
+    processes: int = 1
 
 
 def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["sender"]:
+        form, file, send, low, high = arguments[1:]
+        asyncio.run(FORMS[form].send(Task.read(Path(file)), UUID(send), range(int(low), int(high))))
+        return
     parser = argparse.ArgumentParser(prog="webpush")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    bench = Bench()
-    ours, peers, bare = [], [], []
-    for _ in range(parser.parse_args(arguments).rounds):
-        ours.append(_sample(bench.ours))
-        peers.append(_sample(bench.pywebpush))
-        bare.append(_sample(bench.http_ece))
-    rows = [
-        figure(
-            "webpush.encrypt",
-            "requests ready to leave by a second of one core",
-            ours,
-            {"pywebpush": peers, "http_ece": bare},
-            goal=None,
-            goals={"pywebpush": 8},
-            stretches={"pywebpush": 20},
-            same_answer=bench.same_answer(),
-            note="P-256 alone is nine tenths of ours; http_ece neither signs nor builds a payload",
-        )
-    ]
-    publish("webpush", rows)
+    encrypted = _encrypt(parser.parse_args(arguments).rounds)
+    with tempfile.TemporaryDirectory(prefix="sendora-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        sent = asyncio.run(_send(folder))
+    publish("webpush", [sent, encrypted])
 
 
-class Bench:
-    """A thousand browsers, and one send to all of them."""
+# -- without a wire
+
+
+def _encrypt(rounds: int) -> Figure:
+    bench = Encryption()
+    sides = {"ours": bench.ours, "pywebpush": bench.pywebpush, "http_ece": bench.http_ece}
+    samples = in_turn(rounds, {name: partial(_sample, run) for name, run in sides.items()})
+    return figure(
+        "webpush.encrypt",
+        "requests ready to leave by a second of one core",
+        samples.pop("ours"),
+        samples,
+        goal=None,
+        same_answer=bench.same_answer(),
+        note="P-256 alone is nine tenths of ours; http_ece neither signs nor builds a payload",
+    )
+
+
+def _sample(run: Callable[[], None]) -> Sample:
+    """By CPU time: all three keep one core busy and wait for nothing, and so others on the machine do not count."""
+    cpu = time.process_time()
+    run()
+    cpu = time.process_time() - cpu
+    return Sample(CHUNK_SIZE / cpu, cpu * 1e6 / CHUNK_SIZE)
+
+
+class Encryption:
+    """A chunk of browsers, over and over, one message after the other."""
 
     def __init__(self) -> None:
-        now = SystemClock().now()
-        self._now_ms = millis(now)
-        self._vapid = webpush.generate()
+        vapid = webpush.generate()
+        self._key = pywebpush.signer(vapid.private_key)
         self._browser = ec.generate_private_key(ec.SECP256R1())
         self._session = pywebpush.Kept()
-        keys = [self._browser, *(ec.generate_private_key(ec.SECP256R1()) for _ in range(MESSAGES - 1))]
+        keys = [self._browser, *(ec.generate_private_key(ec.SECP256R1()) for _ in range(CHUNK_SIZE - 1))]
         points = [key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint) for key in keys]
         subscriptions = [
             {"endpoint": f"{ORIGIN}/send/{n}", "keys": {"p256dh": _b64url(point), "auth": _b64url(AUTH)}}
             for n, point in enumerate(points)
         ]
-        parts = Parts(
-            send=new_id(), data={"url": "/orders/1"}, actions=[], critical=None, interruption=None, silent=False,
-            collapse_id=None, icon="/icon.png", image=None, raw=Raw(), expires_at_s=self._now_ms // 1_000 + 3_600,
-            now_or_never=False, urgent=False,
-        )  # fmt: skip
-        title, body = "Hello {{trait.name}}", "Your order is on its way: expect it on Tuesday before noon."
-        composed = Composed(
-            title=title, body=body, localized_title={}, localized_body={}, test=None, variants=[], parts=parts
-        )
-        compiled = note(composed, Policies(), raw=False, planned_at=now, expires_at=now + timedelta(hours=1))
-        written = wire.spec(
-            composed,
-            credentials={"webpush": Credential(org=OrgId(new_id()), id=new_id(), secret=self._vapid)},
-            tokens={"webpush": None},
-            proofs={},
-            urls=Push(),
-            halted=lambda _: None,
-        )
-        if written is None:
-            raise RuntimeError("a send without buttons can be compiled")
-        self._note = _core.Note(msgspec.json.encode(compiled))
-        self._wire = _core.Wire(written, wire.prover(self._vapid, SUBJECT))
-        recipients = [new_id() for _ in subscriptions]
-        self._rows = stream(
-            (
-                n, recipient, "web", one["endpoint"], Json(msgspec.json.encode(one["keys"]).decode()), "production",
-                None, f"u{n}", True, Ms(0), "en", None, Json(f'{{"name": "Ada {n}"}}'), None, Ms(0), None,
-            )
-            for n, (recipient, one) in enumerate(zip(recipients, subscriptions, strict=True))
-        )  # fmt: skip
-        self._messages = [
-            (one, webpush.plaintext(parts, _address(n, recipient, f"Hello Ada {n}", body)).decode())
-            for n, (recipient, one) in enumerate(zip(recipients, subscriptions, strict=True))
-        ]
+        self._letters = Letters(new_id(), vapid, subscriptions)
+        self._rows = self._letters.rows(0, CHUNK_SIZE)
+        self._messages = self._letters.messages(0, CHUNK_SIZE)
         self._requests: list[tuple[int, str, str, list[tuple[str, str]], bytes]] = []
 
     def ours(self) -> None:
-        decided = self._note.decide(self._rows, None, self._now_ms, self._wire)
-        self._requests, failed = _core.Parcels(self._wire, decided).requests(self._now_ms // 1_000)
-        if failed or len(self._requests) != MESSAGES:
+        compiled, now_ms = self._letters.wire, self._letters.planned_ms
+        decided = self._letters.note.decide(self._rows, None, now_ms, compiled)
+        self._requests, failed = _core.Parcels(compiled, decided).requests(now_ms // 1_000)
+        if failed or len(self._requests) != CHUNK_SIZE:
             raise RuntimeError("not all requests were built")
 
     def pywebpush(self) -> None:
-        pywebpush.push(self._messages, self._vapid.private_key, SUBJECT, self._session)
+        pywebpush.push(self._messages, self._key, SUBJECT, self._session)
 
     def http_ece(self) -> None:
         for subscription, data in self._messages:
@@ -137,7 +147,7 @@ class Bench:
 
     def same_answer(self) -> bool:
         """The first browser reads the same from both, and both prove the same sender to the same service."""
-        pywebpush.push(self._messages[:1], self._vapid.private_key, SUBJECT, self._session)
+        pywebpush.push(self._messages[:1], self._key, SUBJECT, self._session)
         headers, body = self._session.last
         _, _, url, said, sealed = self._requests[0]
         ours = dict(said)
@@ -164,20 +174,152 @@ class Bench:
         return {name: claims[name] for name in ("aud", "sub")} | {"key": raw}
 
 
-def _sample(run: Callable[[], None]) -> Sample:
-    """By CPU time: all three keep one core busy and wait for nothing, and so others on the machine do not count."""
-    cpu = time.process_time()
-    run()
-    cpu = time.process_time() - cpu
-    return Sample(MESSAGES / cpu, cpu * 1e6 / MESSAGES)
-
-
-def _address(position: int, recipient: UUID, title: str, body: str) -> Address:
-    return Address(
-        position=position, recipient=recipient, platform="web", token="", subscription=None, environment="production",
-        bundle_id=None, user_id=None, title=title, body=body, variant=None,
-    )  # fmt: skip
-
-
 def _b64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+# -- on the wire
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What the processes of all sides are told."""
+
+    url: str
+    ca_file: str
+    vapid: Vapid
+    subscriptions: list[Subscription]
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        return msgspec.json.decode(file.read_bytes(), type=cls)
+
+
+async def _send(folder: Path) -> Figure:
+    async with Cluster(folder, dispatchers=1) as cluster:
+        most = max(form.sends for form in FORMS.values())
+        subscriptions = await sender.mint(cluster, "webpush", [f"ok-{n}" for n in range(most)])
+        task = Task(cluster.simulator_url, str(cluster.simulator_ca), webpush.generate(), subscriptions)
+        (folder / "task.json").write_bytes(msgspec.json.encode(task))
+        runs = {name: partial(_run, cluster, folder / "task.json", task, name) for name in FORMS}
+        made = await in_turn_async(ROUNDS_SENT, runs, warm=False)
+    samples = {name: [run.sample for run in runs] for name, runs in made.items()}
+    simulator_us = statistics.median(run.simulator_us for run in made["ours"])
+    return figure(
+        "webpush.send",
+        "encrypted sends/s",
+        samples.pop("ours"),
+        samples,
+        goal=None,
+        goals={"pywebpush": 8},
+        stretches={"pywebpush": 20},
+        same_answer=all(run.read for runs in made.values() for run in runs),
+        note=f"{NOTE}; the simulator, on the same cores, takes {simulator_us:.0f} us for a send of ours",
+    )
+
+
+class Run(msgspec.Struct, frozen=True):
+    sample: Sample
+    simulator_us: float
+    """CPU time of the simulator for each send."""
+    read: bool
+    """Each browser read its text, once, and no other."""
+
+
+async def _run(cluster: Cluster, file: Path, task: Task, name: str) -> Run:
+    form, send, seen = FORMS[name], new_id(), cluster.simulator_log.stat().st_size
+    share = form.sends // form.processes
+    with Spent(cluster.roles["simulator"].pid) as simulator:
+        sent = await asyncio.gather(
+            *(
+                sender.run("webpush", name, str(file), str(send), str(low), str(low + share))
+                for low in range(0, form.sends, share)
+            )
+        )
+    await cluster.ask_simulator("POST", "/_/flush")
+    with cluster.simulator_log.open("rb") as log:
+        log.seek(seen)
+        lines = sorted(msgspec.json.decode(line, type=Line) for line in log)
+    expected = sorted(_expected(send, task.subscriptions[: form.sends]))
+    return Run(sender.together(sent), simulator.cpu_us / form.sends, lines == expected)
+
+
+class Line(msgspec.Struct, frozen=True, order=True, rename="camel"):
+    """Of the simulator's log: whom it took a message for, and what stood in it once it was decrypted."""
+
+    token: str
+    status: int | None
+    send_id: str | None
+    delivery_id: str | None
+    title: str | None
+    body: str | None
+
+
+def _expected(send: UUID, subscriptions: Sequence[Subscription]) -> list[Line]:
+    return [
+        Line(subscription["endpoint"], 201, str(send), delivery_id(send, recipient(n)), title(n), BODY)
+        for n, subscription in enumerate(subscriptions)
+    ]
+
+
+async def _ours(task: Task, send: UUID, numbers: range) -> None:
+    letters = Letters(send, task.vapid, task.subscriptions)
+    lanes, heard = sender.open_lanes(task.url, task.ca_file)
+    flying: dict[int, _core.Shipment] = {}
+
+    async def ship(seq: int, rows: bytes) -> None:
+        chunk = (letters.org.bytes, send.bytes, 0, seq, 1, 0, False)
+        terms = (False, letters.planned_ms, letters.expires_ms)
+        now_ms = millis(SystemClock().now())
+        made = await asyncio.to_thread(
+            _core.Shipment, lanes, letters.note, letters.wire, rows, None, chunk, terms, "bulk", now_ms
+        )
+        flying[made.number] = made
+        made.deadline(sender.OPEN_S)
+        made.admit(made.waiting())
+
+    async def carry(chunks: Sequence[bytes]) -> None:
+        left = list(enumerate(chunks))[::-1]
+        while left or flying:
+            while left and len(flying) < FLIGHTS:
+                await ship(*left.pop())
+            await heard.wait()
+            heard.clear()
+            # Once, however often it was rung for, and not after its end.
+            for number in flying.keys() & {number for number, _ in lanes.drain()}:
+                outcomes, _, _, unsettled, _ = flying[number].take()
+                if any(state != "accepted" for state, _, _ in outcomes.counts()):
+                    raise RuntimeError(f"not accepted: {outcomes.counts()}")
+                if not unsettled:
+                    del flying[number]
+
+    warm, rest = numbers[:WARM], numbers[WARM:]
+    await carry([letters.rows(warm.start, warm.stop)])
+    chunks = [letters.rows(low, min(low + CHUNK_SIZE, rest.stop)) for low in range(rest.start, rest.stop, CHUNK_SIZE)]
+    with sender.told(len(rest)):
+        await carry(chunks)
+    lanes.close()
+
+
+async def _pywebpush(task: Task, send: UUID, numbers: range) -> None:
+    messages = Letters(send, task.vapid, task.subscriptions).messages(numbers.start, numbers.stop)
+    key = pywebpush.signer(task.vapid.private_key)
+    with pywebpush.session(task.ca_file) as session:
+        pywebpush.push(messages[:WARM], key, SUBJECT, session)
+        with sender.told(len(messages) - WARM):
+            pywebpush.push(messages[WARM:], key, SUBJECT, session)
+
+
+async def _pywebpush_async(task: Task, send: UUID, numbers: range) -> None:
+    messages = Letters(send, task.vapid, task.subscriptions).messages(numbers.start, numbers.stop)
+    headers = pywebpush.proven(pywebpush.signer(task.vapid.private_key), SUBJECT, task.url)
+    async with pywebpush.session_async(task.ca_file) as session:
+        await pywebpush.push_async(messages[:WARM], headers, session)
+        with sender.told(len(messages) - WARM):
+            await pywebpush.push_async(messages[WARM:], headers, session)
+
+
+FORMS: Final = {
+    "ours": Form(_ours, 5_000 if QUICK else 40_000),
+    "pywebpush": Form(_pywebpush, 600 if QUICK else 3_000),
+    "pywebpush_async": Form(_pywebpush_async, 2_000 if QUICK else 8_000, processes=CORES),
+}

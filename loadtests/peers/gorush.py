@@ -4,7 +4,6 @@ gorush's APNs host is a constant, so it cannot be pointed at a simulator. Measur
 (`sideshow/apns2`), with gorush's default of 100 pushes at a time and no queue, API or record around it.
 """
 
-import asyncio
 import json
 import tempfile
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Final
 
 import msgspec
 
-from loadtests.harness import go_program
+from loadtests.harness import go_program, output
+from loadtests.sender import mint
 from sendora.cluster import Cluster
 
 SOURCE: Final = Path(__file__).parent / "apns2"
 NOTE: Final = "gorush: its sender sideshow/apns2 in a Go program, because gorush's APNs host is a constant"
-BATCH: Final = 10_000
-"""As many tokens as the simulator mints at a time."""
-
 PAYLOAD: Final = {
     "aps": {"alert": {"title": "Hello", "body": "Something is new for you"}, "sound": "default"},
     "sendoraSendId": "00000000-0000-7000-8000-000000000000",
@@ -50,12 +47,9 @@ async def run(cluster: Cluster, devices: int, *, concurrent: int = 100, connecti
         apns = (await cluster.ask_simulator("GET", "/_/credentials"))["apns"]
         (folder / "key.p8").write_text(apns["p8Key"])
         (folder / "payload.json").write_text(json.dumps(PAYLOAD))
-        with (folder / "tokens").open("w") as tokens:
-            for low in range(0, devices, BATCH):
-                names = [f"ok-peer{n}" for n in range(low, min(low + BATCH, devices))]
-                minted = await cluster.ask_simulator("POST", "/_/mint", {"transport": "apns", "tokens": names})
-                tokens.writelines(f"{token}\n" for token in minted["tokens"])
-        said = await _exec(
+        tokens = await mint(cluster, "apns", [f"ok-peer{n}" for n in range(devices)])
+        (folder / "tokens").write_text("".join(f"{token}\n" for token in tokens))
+        said = await output(
             str(sender), "-host", cluster.simulator_url, "-ca", str(cluster.simulator_ca),
             "-key", str(folder / "key.p8"), "-key-id", apns["keyId"], "-team-id", apns["teamId"],
             "-topic", apns["bundleId"], "-tokens", str(folder / "tokens"),
@@ -65,11 +59,3 @@ async def run(cluster: Cluster, devices: int, *, concurrent: int = 100, connecti
     if made.accepted != devices:
         raise RuntimeError(f"the peer had {made.accepted} of {devices} pushes accepted")
     return made
-
-
-async def _exec(*command: str) -> bytes:
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    said, _ = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} ended with {process.returncode}")
-    return said

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from loadtests import bench
-from loadtests.harness import Spent, in_turn, in_turn_async
+from loadtests.batch import beside
+from loadtests.harness import Spent, in_turn, in_turn_async, output
+from loadtests.results import Sample
+from loadtests.sender import Sent, together
 
 
 def test_names_are_files_and_unknown_ones_are_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,3 +65,23 @@ def test_cpu_time_counts_children() -> None:
             assert child.stdout.readline() == b"\n"
         assert spent.cpu_us > 100_000
         child.communicate(b"\n")
+
+
+def test_processes_of_one_run_add_up() -> None:
+    assert together([Sent(100, 2.0, 1_000.0), Sent(300, 3.0, 3_000.0)]) == Sample(150.0, 10.0)
+
+
+async def test_a_program_that_fails_is_not_read() -> None:
+    assert await output(sys.executable, "-c", "print('so')") == b"so\n"
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        await output(sys.executable, "-c", "print('so'); raise SystemExit(3)")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_batch_counts_only_with_its_answer(same: bool) -> None:
+    def row(engine: str | None = None) -> list[int]:
+        return [1, 2]
+
+    theirs = [1, 2] if same else [2, 1]
+    found = beside("x.y", "things/s", "two", n=2, rounds=1, ours=row, peer=("loop", lambda: theirs), goal=0, stretch=0)
+    assert (found.same_answer, found.met) == ((True, "yes") if same else (False, "no: answers differ"))

@@ -1,0 +1,77 @@
+"""What sends to the simulator in a process of its own, so that its CPU time is its alone.
+
+A benchmark starts itself as `loadtests.bench NAME sender ...` with `run`; what it sends there stands under `told`.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+
+from loadtests.harness import output
+from loadtests.results import Sample
+from sendora import _core
+from sendora.cluster import Cluster
+
+MINTED_MAX: Final = 10_000
+"""Tokens that the simulator mints at a time."""
+
+CONNECTIONS: Final = 4
+STREAMS: Final = 1_000
+"""What the simulator allows, as APNs does: with a long round trip they are the limit."""
+
+OPEN_S: Final = 600.0
+"""Longer than any run: nothing here closes a gate."""
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """What a sender says of itself."""
+
+    sends: int
+    seconds: float
+    cpu_us: float
+
+
+def together(sent: Sequence[Sent]) -> Sample:
+    """Sends a second of all processes of one run, and CPU time for each. Their clocks run side by side, and where one
+    runs alone for a moment it is the faster for it."""
+    sends = sum(one.sends for one in sent)
+    return Sample(sum(one.sends / one.seconds for one in sent), sum(one.cpu_us for one in sent) / sends)
+
+
+async def run(name: str, *arguments: str) -> Sent:
+    said = await output(sys.executable, "-m", "loadtests.bench", name, "sender", *arguments)
+    return msgspec.json.decode(said.splitlines()[0], type=Sent)
+
+
+@contextmanager
+def told(sends: int) -> Iterator[None]:
+    """The block sends so many; prints what `run` reads. All threads of the process count."""
+    began, used = time.perf_counter(), time.process_time()
+    yield
+    sent = Sent(sends, time.perf_counter() - began, (time.process_time() - used) * 1e6)
+    print(msgspec.json.encode(sent).decode())
+
+
+async def mint(cluster: Cluster, transport: str, names: Sequence[str]) -> list[Any]:
+    """A token or a subscription for each name, such as `ok-1`."""
+    minted: list[Any] = []
+    for low in range(0, len(names), MINTED_MAX):
+        asked = {"transport": transport, "tokens": names[low : low + MINTED_MAX]}
+        minted += (await cluster.ask_simulator("POST", "/_/mint", asked))["tokens"]
+    return minted
+
+
+def open_lanes(url: str, ca_file: str) -> tuple[_core.Lanes, asyncio.Event]:
+    """Lanes to the simulator, and what is set when something can be drained."""
+    host, _, port = url.removeprefix("https://").rpartition(":")
+    config = {"connections": CONNECTIONS, "streams": STREAMS, "caFiles": [ca_file], "exempt": [[host, int(port)]]}
+    lanes = _core.Lanes(json.dumps(config))
+    heard = asyncio.Event()
+    asyncio.get_running_loop().add_reader(lanes.fileno(), heard.set)
+    return lanes, heard
