@@ -1,8 +1,9 @@
 """Pushes to the simulator over the native lanes: CPU time of the sender beside gorush's sender, and what a long round
 trip and a provider that closes connections leave of the rate.
 
-Measured is the sender alone: requests carry one provider token, are sent, and their answers are read in batches.
-Rates of the disturbed runs are compared with undisturbed ones in turn; the simulator shares the cores with the sender.
+Measured is the sender alone, as a worker has it: chunks of recipients are decided on, rendered, sent and their answers
+read. Rates of the disturbed runs are compared with undisturbed ones in turn; the simulator shares the cores with the
+sender.
 """
 
 import asyncio
@@ -12,21 +13,22 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from joserfc import jwt
-from joserfc.jwk import ECKey
+import msgspec
 
 from loadtests import sender
 from loadtests.harness import QUICK
+from loadtests.letters import Letters
 from loadtests.peers import gorush
 from loadtests.results import Figure, Sample, figure, publish
 from sendora.cluster import Cluster
 from sendora.kernel.ids import new_id
+from sendora.modules.push.grants import apns_token
+from sendora.modules.push.model.providers import Apns
 
 ROUNDS: Final = 1 if QUICK else 5
-PUSHES: Final = 10_000 if QUICK else 50_000
-CHUNK: Final = 500
-AHEAD: Final = 4_000
-"""Pushes that wait or are on the wire: about what a worker's windows let through."""
+PUSHES: Final = 20_000 if QUICK else 200_000
+FLIGHTS: Final = 8
+"""Chunks under way at a time: twice what the streams of all connections hold, so that none waits for the next chunk."""
 GOALS: Final = {"push.cpu": (3.0, 10.0), "push.rtt50": (0.95, 0.99), "push.goaway": (0.90, 0.97)}
 CALM: Final = {"delayMs": None, "goawayEvery": None}
 SWITCHES: Final = {"push.rtt50": {"delayMs": 50}, "push.goaway": {"goawayEvery": 1_000}}
@@ -85,24 +87,29 @@ async def _measure(folder: Path) -> list[Figure]:
     return [cpu, *rates]
 
 
+class Task(msgspec.Struct, frozen=True):
+    """What the sender is told."""
+
+    url: str
+    ca_file: str
+    secret: Apns
+    bearer: str
+    tokens: list[str]
+
+
 async def _prepare(cluster: Cluster, folder: Path) -> None:
     apns = (await cluster.ask_simulator("GET", "/_/credentials"))["apns"]
-    claims = {"iss": apns["teamId"], "iat": int(time.time())}
-    key = ECKey.import_key(apns["p8Key"])
-    bearer = jwt.encode({"alg": "ES256", "kid": apns["keyId"]}, claims, key, algorithms=["ES256"])
-    task = {
-        "url": cluster.simulator_url,
-        "ca": str(cluster.simulator_ca),
-        "tokens": await sender.mint(cluster, "apns", [f"ok-ours{n}" for n in range(PUSHES)]),
-        "body": json.dumps(gorush.PAYLOAD),
-        "headers": {
-            "authorization": f"bearer {bearer}",
-            "apns-topic": apns["bundleId"],
-            "apns-push-type": "alert",
-            "apns-priority": "10",
-        },
-    }
-    (folder / "task.json").write_text(json.dumps(task))
+    secret = Apns(
+        p8=apns["p8Key"],
+        key_id=apns["keyId"],
+        team_id=apns["teamId"],
+        bundle_ids=[apns["bundleId"]],
+        environment="production",
+    )
+    tokens = await sender.mint(cluster, "apns", [f"ok-ours{n}" for n in range(PUSHES)])
+    bearer = apns_token(secret, int(time.time()))
+    task = Task(cluster.simulator_url, str(cluster.simulator_ca), secret, bearer, tokens)
+    (folder / "task.json").write_bytes(msgspec.json.encode(task))
 
 
 async def _run(cluster: Cluster, folder: Path, switches: dict[str, Any]) -> Sample:
@@ -111,29 +118,6 @@ async def _run(cluster: Cluster, folder: Path, switches: dict[str, Any]) -> Samp
 
 
 async def _sender(file: Path) -> None:
-    task = json.loads(file.read_text())
-    lanes, heard = sender.open_lanes(task["url"], task["ca"])
-    batch = lanes.batch(1, "bulk", new_id().bytes)
-    batch.deadline(sender.OPEN_S)
-    fields = list(task["headers"].items())
-    body = task["body"].encode()
-    calls = [(i, "apns:1", f"{task['url']}/3/device/{token}", fields, body) for i, token in enumerate(task["tokens"])]
-
-    async def send(waiting: list[Any]) -> None:
-        sent = ended = 0
-        while ended < len(waiting):
-            while sent < len(waiting) and sent - ended <= AHEAD - CHUNK:
-                batch.submit(waiting[sent : sent + CHUNK])
-                sent += CHUNK
-            await heard.wait()
-            heard.clear()
-            for _, replies in lanes.drain():
-                refused = [reply for reply in replies if reply[2] != 200]
-                if refused:
-                    raise RuntimeError(f"{len(refused)} of {len(replies)} were not accepted: {refused[0]}")
-                ended += len(replies)
-
-    await send(calls[:1])  # The first success lets the others go.
-    with sender.told(len(calls) - 1):
-        await send(calls[1:])
-    lanes.close()
+    task = msgspec.json.decode(file.read_bytes(), type=Task)
+    letters = Letters(new_id(), task.secret, task.tokens, bearer=task.bearer, url=task.url)
+    await sender.carry(letters, range(PUSHES), url=task.url, ca_file=task.ca_file, flights=FLIGHTS)

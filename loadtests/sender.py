@@ -1,6 +1,7 @@
 """What sends to the simulator in a process of its own, so that its CPU time is its alone.
 
 A benchmark starts itself as `loadtests.bench NAME sender ...` with `run`; what it sends there stands under `told`.
+Ours is `carry`: what a worker does with a chunk, without the reading of it and the ledger.
 """
 
 import asyncio
@@ -14,9 +15,12 @@ from typing import Any, Final
 import msgspec
 
 from loadtests.harness import output
+from loadtests.letters import Letters
 from loadtests.results import Sample
 from sendora import _core
 from sendora.cluster import Cluster
+from sendora.delivery.phases import CHUNK_SIZE
+from sendora.kernel.clock import SystemClock, millis
 
 MINTED_MAX: Final = 10_000
 """Tokens that the simulator mints at a time."""
@@ -27,6 +31,9 @@ STREAMS: Final = 1_000
 
 OPEN_S: Final = 600.0
 """Longer than any run: nothing here closes a gate."""
+
+WARM: Final = 100
+"""Sends of each process before its clock runs: its connections stand, and the lane knows that its proof is good."""
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -75,3 +82,43 @@ def open_lanes(url: str, ca_file: str) -> tuple[_core.Lanes, asyncio.Event]:
     heard = asyncio.Event()
     asyncio.get_running_loop().add_reader(lanes.fileno(), heard.set)
     return lanes, heard
+
+
+async def carry(letters: Letters, numbers: range, *, url: str, ca_file: str, flights: int) -> None:
+    """Ours: a chunk is decided on, rendered and sent as one shipment, so many are under way at a time, and outcomes are
+    taken in batches."""
+    lanes, heard = open_lanes(url, ca_file)
+    flying: dict[int, _core.Shipment] = {}
+
+    async def ship(seq: int, rows: bytes) -> None:
+        chunk = (letters.org.bytes, letters.send.bytes, 0, seq, 1, 0, False)
+        terms = (False, letters.planned_ms, letters.expires_ms)
+        now_ms = millis(SystemClock().now())
+        made = await asyncio.to_thread(
+            _core.Shipment, lanes, letters.note, letters.wire, rows, None, chunk, terms, "bulk", now_ms
+        )
+        flying[made.number] = made
+        made.deadline(OPEN_S)
+        made.admit(made.waiting())
+
+    async def all_of(chunks: Sequence[bytes]) -> None:
+        left = list(enumerate(chunks))[::-1]
+        while left or flying:
+            while left and len(flying) < flights:
+                await ship(*left.pop())
+            await heard.wait()
+            heard.clear()
+            # Once, however often it was rung for, and not after its end.
+            for number in flying.keys() & {number for number, _ in lanes.drain()}:
+                outcomes, _, _, unsettled, _ = flying[number].take()
+                if any(state != "accepted" for state, _, _ in outcomes.counts()):
+                    raise RuntimeError(f"not accepted: {outcomes.counts()}")
+                if not unsettled:
+                    del flying[number]
+
+    warm, rest = numbers[:WARM], numbers[WARM:]
+    await all_of([letters.rows(warm.start, warm.stop)])
+    chunks = [letters.rows(low, min(low + CHUNK_SIZE, rest.stop)) for low in range(rest.start, rest.stop, CHUNK_SIZE)]
+    with told(len(rest)):
+        await all_of(chunks)
+    lanes.close()

@@ -37,7 +37,6 @@ from loadtests.results import Figure, Sample, figure, publish
 from sendora import _core
 from sendora.cluster import Cluster
 from sendora.delivery.phases import CHUNK_SIZE
-from sendora.kernel.clock import SystemClock, millis
 from sendora.kernel.ids import new_id
 from sendora.modules.push import webpush
 from sendora.modules.push.model.providers import Vapid
@@ -52,8 +51,6 @@ ORIGIN: Final = "https://push.example"
 ROUNDS_SENT: Final = 1 if QUICK else 5
 FLIGHTS: Final = 4
 """Shipments under way at a time: a worker takes up as many recipients as go into two of its windows."""
-WARM: Final = 100
-"""Sends of each process before its clock runs: its connections stand, and the lane knows that its proof is good."""
 
 
 NOTE: Final = (
@@ -263,59 +260,25 @@ def _expected(send: UUID, subscriptions: Sequence[Subscription]) -> list[Line]:
 
 async def _ours(task: Task, send: UUID, numbers: range) -> None:
     letters = Letters(send, task.vapid, task.subscriptions)
-    lanes, heard = sender.open_lanes(task.url, task.ca_file)
-    flying: dict[int, _core.Shipment] = {}
-
-    async def ship(seq: int, rows: bytes) -> None:
-        chunk = (letters.org.bytes, send.bytes, 0, seq, 1, 0, False)
-        terms = (False, letters.planned_ms, letters.expires_ms)
-        now_ms = millis(SystemClock().now())
-        made = await asyncio.to_thread(
-            _core.Shipment, lanes, letters.note, letters.wire, rows, None, chunk, terms, "bulk", now_ms
-        )
-        flying[made.number] = made
-        made.deadline(sender.OPEN_S)
-        made.admit(made.waiting())
-
-    async def carry(chunks: Sequence[bytes]) -> None:
-        left = list(enumerate(chunks))[::-1]
-        while left or flying:
-            while left and len(flying) < FLIGHTS:
-                await ship(*left.pop())
-            await heard.wait()
-            heard.clear()
-            # Once, however often it was rung for, and not after its end.
-            for number in flying.keys() & {number for number, _ in lanes.drain()}:
-                outcomes, _, _, unsettled, _ = flying[number].take()
-                if any(state != "accepted" for state, _, _ in outcomes.counts()):
-                    raise RuntimeError(f"not accepted: {outcomes.counts()}")
-                if not unsettled:
-                    del flying[number]
-
-    warm, rest = numbers[:WARM], numbers[WARM:]
-    await carry([letters.rows(warm.start, warm.stop)])
-    chunks = [letters.rows(low, min(low + CHUNK_SIZE, rest.stop)) for low in range(rest.start, rest.stop, CHUNK_SIZE)]
-    with sender.told(len(rest)):
-        await carry(chunks)
-    lanes.close()
+    await sender.carry(letters, numbers, url=task.url, ca_file=task.ca_file, flights=FLIGHTS)
 
 
 async def _pywebpush(task: Task, send: UUID, numbers: range) -> None:
     messages = Letters(send, task.vapid, task.subscriptions).messages(numbers.start, numbers.stop)
     key = pywebpush.signer(task.vapid.private_key)
     with pywebpush.session(task.ca_file) as session:
-        pywebpush.push(messages[:WARM], key, SUBJECT, session)
-        with sender.told(len(messages) - WARM):
-            pywebpush.push(messages[WARM:], key, SUBJECT, session)
+        pywebpush.push(messages[: sender.WARM], key, SUBJECT, session)
+        with sender.told(len(messages) - sender.WARM):
+            pywebpush.push(messages[sender.WARM :], key, SUBJECT, session)
 
 
 async def _pywebpush_async(task: Task, send: UUID, numbers: range) -> None:
     messages = Letters(send, task.vapid, task.subscriptions).messages(numbers.start, numbers.stop)
     headers = pywebpush.proven(pywebpush.signer(task.vapid.private_key), SUBJECT, task.url)
     async with pywebpush.session_async(task.ca_file) as session:
-        await pywebpush.push_async(messages[:WARM], headers, session)
-        with sender.told(len(messages) - WARM):
-            await pywebpush.push_async(messages[WARM:], headers, session)
+        await pywebpush.push_async(messages[: sender.WARM], headers, session)
+        with sender.told(len(messages) - sender.WARM):
+            await pywebpush.push_async(messages[sender.WARM :], headers, session)
 
 
 FORMS: Final = {
