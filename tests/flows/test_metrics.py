@@ -2,21 +2,11 @@
 
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.conftest import eventually
 from tests.world import cluster, settle
 
-from sendora.cluster import Cluster
-
 pytestmark = pytest.mark.timeout(180)
-
-
-async def told(running: Cluster, sample: str) -> float | None:
-    """The value of a sample, named with its labels as it stands in the text; None when it is not there."""
-    async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
-        lines = (await client.get("/metrics")).text.splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == sample), None)
 
 
 async def test_connections_circuits_and_refused_addresses(tmp_path: Path) -> None:
@@ -30,8 +20,8 @@ async def test_connections_circuits_and_refused_addresses(tmp_path: Path) -> Non
         await world.device("ok-waits", "ios", userId="bob")
         refused, waits = await world.sent(userIds=["ada"]), await world.send(userIds=["bob"])
         assert (await world.balance(refused))["rejected"] == 1
-        assert await told(running, 'sendora_outbound_blocked_total{reason="endpoint"}') == 1
-        await eventually(lambda: told(running, 'sendora_outbound_blocked_total{reason="port"}'))
+        assert await world.told('sendora_outbound_blocked_total{reason="endpoint"}') == 1
+        await eventually(lambda: world.told('sendora_outbound_blocked_total{reason="port"}'))
         await blind.stop()
 
         seeing = await running.add("dispatch-2", ["dispatch"])
@@ -39,7 +29,7 @@ async def test_connections_circuits_and_refused_addresses(tmp_path: Path) -> Non
         await world.ended(waits)
         await world.device("ok-reached", "web", userId="eve")
         await world.sent(userIds=["eve"])
-        await eventually(lambda: told(running, connections))
-        assert await told(running, 'sendora_lane_open_breakers{provider="webpush"}') == 0
+        await eventually(lambda: world.told(connections))
+        assert await world.told('sendora_lane_open_breakers{provider="webpush"}') == 0
         await seeing.stop()
-        assert await told(running, connections) == 0
+        assert await world.told(connections) == 0
