@@ -20,13 +20,10 @@ import h2.events
 import h2.exceptions
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from tests.conftest import eventually
 from tests.delivery.conftest import DEAD_PORT
 
+from loadtests.certificates import issue
 from sendora.delivery.channel import Connection
 from sendora.delivery.lanes import BREAKER_FAILURES, BREAKER_S, LANES_MAX, PROMISED, NativeLanes, PlainLanes
 from sendora.delivery.lanes.plain import STREAMS
@@ -36,24 +33,6 @@ from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, SendId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.outbound import Outbound
-
-
-def certificate(
-    subject: str, key: ec.EllipticCurvePrivateKey, issuer: str, signed_by: ec.EllipticCurvePrivateKey, ca: bool
-) -> x509.Certificate:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .sign(signed_by, hashes.SHA256())
-    )
 
 
 class Http2:
@@ -69,19 +48,7 @@ class Http2:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, folder: Path) -> None:
-        authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        authority = certificate("authority", authority_key, "authority", authority_key, ca=True)
-        served = certificate("localhost", key, "authority", authority_key, ca=False)
-        self.ca_file = folder / "ca.pem"
-        self.ca_file.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-        chain = folder / "chain.pem"
-        chain.write_bytes(served.public_bytes(serialization.Encoding.PEM))
-        secret = folder / "key.pem"
-        secret.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        self.ca_file, chain, secret = issue(folder)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(chain, secret)
         context.set_alpn_protocols(["h2"])
