@@ -59,12 +59,19 @@ SELECT EXISTS (SELECT FROM event_days WHERE org_id = $1 AND project_id = $2);
 -- An event counts for whoever the person is now (C69): the one at the end of the chain of takeovers. $3 are the types
 -- that the rule asks for, $4 the earliest instant that matters (NULL: ever), $5 whether properties are looked at, $6 whose
 -- events (NULL: everybody's). COPY takes its arguments as literals, so a NULL leaves nothing in the plan.
+--
+-- LATERAL with OFFSET 0 keeps a step of the chain a look-up by the primary key. PostgreSQL knows nothing of a table that was
+-- filled a moment ago, takes a project's people for one, and would read all of them for each takeover.
 WITH RECURSIVE chain AS (
     SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
       FROM profiles p WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.merged_into IS NOT NULL
     UNION ALL
     SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
+      FROM chain c
+     CROSS JOIN LATERAL (
+         SELECT p.merged_into FROM profiles p
+          WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
+         OFFSET 0) AS p
      WHERE p.merged_into IS NOT NULL AND c.depth < 16
 ), merged AS (
     SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
@@ -82,7 +89,11 @@ WITH RECURSIVE chain AS (
       FROM profiles p WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.merged_into IS NOT NULL
     UNION ALL
     SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
+      FROM chain c
+     CROSS JOIN LATERAL (
+         SELECT p.merged_into FROM profiles p
+          WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
+         OFFSET 0) AS p
      WHERE p.merged_into IS NOT NULL AND c.depth < 16
 ), merged AS (
     SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
