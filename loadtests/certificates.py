@@ -1,7 +1,8 @@
-"""An authority and a certificate for localhost, for servers that a benchmark starts."""
+"""An authority and a certificate, for servers that a benchmark or a test starts."""
 
 import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -9,16 +10,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def issue(folder: Path) -> tuple[Path, Path, Path]:
-    """The files of the authority, the certificate and its key."""
+class Issued(NamedTuple):
+    """Files in PEM."""
+
+    authority: Path
+    chain: Path
+    key: Path
+
+
+def issue(folder: Path, host: str = "localhost") -> Issued:
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    files = folder / "ca.pem", folder / "chain.pem", folder / "key.pem"
-    files[0].write_bytes(_certificate("authority", authority_key, authority_key, ca=True))
-    files[1].write_bytes(_certificate("localhost", key, authority_key, ca=False))
-    files[2].write_bytes(
+    issued = Issued(folder / "ca.pem", folder / "chain.pem", folder / "key.pem")
+    issued.authority.write_bytes(_certificate("authority", authority_key, authority_key, ca=True))
+    issued.chain.write_bytes(_certificate(host, key, authority_key, ca=False))
+    issued.key.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    return files
+    return issued
 
 
 def _certificate(
@@ -33,7 +41,7 @@ def _certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .sign(signed_by, hashes.SHA256())
     )

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from sendora.__main__ import http_server
+from sendora.kernel.config import Http
+
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("SENDORA_", "DATABASE_URL"))}
@@ -60,3 +63,11 @@ def test_a_setting_is_listed_with_its_reason_and_a_secret_without_its_value() ->
     assert "SENDORA_NATS__DURABILITY (checked | trusted) = checked" in said
     assert "SENDORA_VAULT__KEY" in said
     assert "c2VjcmV0" not in said
+
+
+def test_the_api_is_served_on_uvloop_by_so_many_processes() -> None:
+    """Granian serves on either loop without a word; the slower one would show in benchmarks alone."""
+    server = http_server(Http(host="127.0.0.2", port=8_401, workers=3))
+    assert (server.loop.value, server.workers) == ("uvloop", 3)
+    assert (server.bind_addr, server.bind_port) == ("127.0.0.2", 8_401)
+    assert (server.target, server.factory) == ("sendora.app:api", True)

@@ -137,6 +137,13 @@ class World:
         await self.cluster.ask_simulator("POST", "/_/flush", {})
         return await check(self.cluster.settings.postgres.url, self.cluster.simulator_log, list(sends))
 
+    async def told(self, sample: str) -> float | None:
+        """What `/metrics` says of a sample, named with its labels as it stands there; None when it says nothing. Other
+        processes than the API are heard where the cluster has PROMETHEUS_MULTIPROC_DIR in its `extra`."""
+        async with httpx.AsyncClient(base_url=self.cluster.url, trust_env=False) as client:
+            lines = [line.rpartition(" ") for line in (await client.get("/metrics")).text.splitlines()]
+        return next((float(value) for name, _, value in lines if name == sample), None)
+
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         """What no door shows, from the database."""
         connection = await asyncpg.connect(self.cluster.settings.postgres.url)

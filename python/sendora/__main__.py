@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
-    from sendora.kernel.config import Settings
+    from granian.server.common import AbstractServer
+
+    from sendora.kernel.config import Http, Settings
 
 app = App(name="sendora", help="A self-hosted dispatch cluster: events in, messages out, every outcome accounted for.")
 
@@ -27,11 +29,15 @@ Plan = Literal["free", "starter", "growth", "business"]
 @app.command(group="Roles")
 def api() -> None:
     """Serve the HTTP API (Granian). Scale it by SENDORA_HTTP__WORKERS or by more processes."""
+    http_server(_settings().http).serve()
+
+
+def http_server(http: "Http") -> "AbstractServer[Any]":
+    """What serves the API; nothing listens yet."""
     from granian.constants import Interfaces, Loops
     from granian.server import Server
 
-    http = _settings().http
-    Server(
+    return Server(
         "sendora.app:api",
         address=http.host,
         port=http.port,
@@ -41,7 +47,7 @@ def api() -> None:
         factory=True,
         log_access=False,
         websockets=False,
-    ).serve()
+    )
 
 
 @app.command(group="Roles")

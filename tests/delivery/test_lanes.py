@@ -11,7 +11,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h2.config
 import h2.connection
@@ -20,39 +20,19 @@ import h2.events
 import h2.exceptions
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from tests.conftest import eventually
 from tests.delivery.conftest import DEAD_PORT
 
+from loadtests.certificates import issue
 from sendora.delivery.channel import Connection
 from sendora.delivery.lanes import BREAKER_FAILURES, BREAKER_S, LANES_MAX, PROMISED, NativeLanes, PlainLanes
 from sendora.delivery.lanes.plain import STREAMS
+from sendora.delivery.lanes.standing import TELL_S
 from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Outcome, Reply
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, SendId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.outbound import Outbound
-
-
-def certificate(
-    subject: str, key: ec.EllipticCurvePrivateKey, issuer: str, signed_by: ec.EllipticCurvePrivateKey, ca: bool
-) -> x509.Certificate:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .sign(signed_by, hashes.SHA256())
-    )
 
 
 class Http2:
@@ -68,19 +48,7 @@ class Http2:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, folder: Path) -> None:
-        authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        authority = certificate("authority", authority_key, "authority", authority_key, ca=True)
-        served = certificate("localhost", key, "authority", authority_key, ca=False)
-        self.ca_file = folder / "ca.pem"
-        self.ca_file.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-        chain = folder / "chain.pem"
-        chain.write_bytes(served.public_bytes(serialization.Encoding.PEM))
-        secret = folder / "key.pem"
-        secret.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        self.ca_file, chain, secret = issue(folder)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(chain, secret)
         context.set_alpn_protocols(["h2"])
@@ -288,7 +256,7 @@ async def tower(kernel: Kernel, tmp_path: Path, request: pytest.FixtureRequest) 
         kernel.settings.outbound, allow=(server.origin, DEAD_PORT), ca_file=str(server.ca_file)
     )
     settings = msgspec.structs.replace(kernel.settings, outbound=allowed)
-    outbound = Outbound(settings)
+    outbound = Outbound(settings, kernel.metrics)
     tower = Tower(dataclasses.replace(kernel, settings=settings, outbound=outbound), server, request.param)
     yield tower
     await tower.lanes.close()
@@ -318,6 +286,37 @@ async def test_an_address_that_may_not_be_dialled_is_unsent_and_says_so(tower: T
     (call,) = tower.calls("200")
     replies = await tower.run(msgspec.structs.replace(call, url="https://127.0.0.1:1/x"))
     assert (replies[0].fate, replies[0].detail[:7]) == ("unsent", "blocked")
+
+
+async def test_what_may_not_be_dialled_is_counted_by_why(tower: Tower) -> None:
+    (call,) = tower.calls("200")
+    for url, reason in (("https://127.0.0.1:443/x", "address"), ("https://8.8.8.8:25/x", "port")):
+        before = tower.kernel.metrics.value("outbound_blocked", reason=reason)
+        await tower.run(*(msgspec.structs.replace(call, position=i, url=url) for i in range(3)))
+        assert tower.kernel.metrics.value("outbound_blocked", reason=reason) == before + 3
+
+
+async def test_what_stands_is_told_and_falls_to_zero_with_its_lane(tower: Tower) -> None:
+    """An operator sees which provider is away while it is, and no connection of a lane that has ended."""
+
+    def told(name: Literal["lane_connections", "lane_open_breakers"]) -> dict[str, float]:
+        return {provider: tower.kernel.metrics.value(name, provider=provider) for provider in ("apns", "fcm")}
+
+    tower.breaker_s = 2 * TELL_S  # Long enough to be seen.
+    await tower.remake()
+    await tower.run(*tower.calls("200"))
+    dead = [
+        msgspec.structs.replace(call, url=f"https://{DEAD_PORT}/200/0")
+        for call in tower.calls(*["200"] * BREAKER_FAILURES, lane="fcm:1")
+    ]
+    await tower.run(*dead)
+    await eventually(lambda: told("lane_connections") == {"apns": 1, "fcm": 0})
+    await eventually(lambda: told("lane_open_breakers") == {"apns": 0, "fcm": 1})
+    tower.now += BREAKER_S
+    await eventually(lambda: told("lane_open_breakers") == {"apns": 0, "fcm": 0})
+    assert told("lane_connections") == {"apns": 1, "fcm": 0}
+    await tower.lanes.close()
+    assert told("lane_connections") == {"apns": 0, "fcm": 0}
 
 
 async def test_what_a_goaway_proves_unread_is_sent_again_at_once(tower: Tower) -> None:

@@ -4,6 +4,7 @@ A room is made up here and served in-process by the real callable, over real ser
 """
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -37,7 +38,7 @@ from sendora.kernel.http import (
     require_tier,
     take,
 )
-from sendora.kernel.http.app import Door
+from sendora.kernel.http.app import GC_THRESHOLD, Door
 from sendora.kernel.ids import KeyId, OrgId, ProjectId, new_id, parse_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.wire import UNSET, Listed, Page, UnsetType, Wire, WireIn, success
@@ -661,3 +662,19 @@ async def test_a_route_without_a_declared_scope_is_refused() -> None:
 
     with pytest.raises(TypeError, match="who may call"):
         build_app(lambda: None, [Room(routes=(opened,))], authenticate)  # type: ignore[arg-type, return-value]
+
+
+async def test_the_collector_leaves_what_was_there_at_the_start_alone(kernel: Kernel) -> None:
+    """Else it would look at all modules and routes again and again while requests come and go."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Kernel]:
+        yield kernel
+
+    gc.unfreeze()
+    gc.set_threshold(700)
+    built = build_app(opened, [Room()], authenticate)
+    assert gc.get_freeze_count() == 0
+    async with alive(built):
+        assert gc.get_freeze_count() > 10_000
+        assert gc.get_threshold()[0] == GC_THRESHOLD

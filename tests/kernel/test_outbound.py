@@ -1,7 +1,6 @@
 """The guard on outbound addresses: hostile URLs by their text, and by what their names resolve to when dialled."""
 
 import asyncio
-import datetime
 import ipaddress
 import socket
 import ssl
@@ -14,11 +13,8 @@ import httpcore
 import httpx
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from loadtests.certificates import Issued, issue
 from sendora.kernel import config
 from sendora.kernel.config import Settings
 from sendora.kernel.metrics import Metrics
@@ -284,36 +280,17 @@ async def test_a_resolver_that_fails_is_no_way_in(outbound: Outbound) -> None:
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A certificate for sim.test that is its own authority, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sim.test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("sim.test")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = tmp_path / "sim.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + pem)
-    return path
+def certificate(tmp_path: Path) -> Issued:
+    return issue(tmp_path, "sim.test")
 
 
 @asynccontextmanager
-async def tls_server(certificate: Path, answer: bytes) -> AsyncIterator[tuple[int, list[tuple[str | None, bytes]]]]:
+async def tls_server(certificate: Issued, answer: bytes) -> AsyncIterator[tuple[int, list[tuple[str | None, bytes]]]]:
     """Speaks HTTP/1.1 once for each connection; notes the server name of the handshake and the request."""
     seen: list[tuple[str | None, bytes]] = []
     server_names: list[str | None] = []
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(certificate.chain, certificate.key)
     context.sni_callback = lambda connection, name, context: server_names.append(name)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -330,8 +307,8 @@ async def tls_server(certificate: Path, answer: bytes) -> AsyncIterator[tuple[in
         server.close()
 
 
-def allowing(certificate: Path, *allow: str) -> Outbound:
-    settings = Settings(outbound=config.Outbound(allow=allow, ca_file=str(certificate)))
+def allowing(certificate: Issued, *allow: str) -> Outbound:
+    settings = Settings(outbound=config.Outbound(allow=allow, ca_file=str(certificate.authority)))
     return Outbound(settings)
 
 
@@ -339,7 +316,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 
 
 @pytest.mark.parametrize("entry", ["sim.test:{}", "https://sim.test:{}", "https://sim.test:{}/path"])
-async def test_the_simulator_may_be_dialled(names: Names, certificate: Path, entry: str) -> None:
+async def test_the_simulator_may_be_dialled(names: Names, certificate: Issued, entry: str) -> None:
     """An entry frees one host and port, no more; TLS and Host keep the name though an address is dialled."""
     names.answers = {"sim.test": [["127.0.0.1"]], "other.test": [["127.0.0.1"]]}
     async with tls_server(certificate, OK) as (port, seen):
@@ -359,7 +336,7 @@ async def test_the_simulator_may_be_dialled(names: Names, certificate: Path, ent
     assert len(seen) == 1
 
 
-async def test_an_unknown_certificate_is_refused(names: Names, certificate: Path) -> None:
+async def test_an_unknown_certificate_is_refused(names: Names, certificate: Issued) -> None:
     """The operator's authority counts only when it is named; the wrong name never does."""
     names.answers = {"sim.test": [["127.0.0.1"]], "wrong.test": [["127.0.0.1"]]}
     async with tls_server(certificate, OK) as (port, seen):
@@ -373,7 +350,7 @@ async def test_an_unknown_certificate_is_refused(names: Names, certificate: Path
     assert seen == []
 
 
-async def test_redirects_are_not_followed(names: Names, certificate: Path) -> None:
+async def test_redirects_are_not_followed(names: Names, certificate: Issued) -> None:
     """A public host may not send us inside."""
     names.answers = {"sim.test": [["127.0.0.1"]]}
     away = b"HTTP/1.1 302 Found\r\nlocation: https://169.254.169.254/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -383,7 +360,7 @@ async def test_redirects_are_not_followed(names: Names, certificate: Path) -> No
         assert len(seen) == 1
 
 
-async def test_an_answer_is_read_up_to_a_bound(names: Names, certificate: Path) -> None:
+async def test_an_answer_is_read_up_to_a_bound(names: Names, certificate: Issued) -> None:
     """API10: ten gigabytes, or a bomb in gzip, cost no more than the bound."""
     names.answers = {"sim.test": [["127.0.0.1"]]}
     large = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 1_000_000

@@ -27,7 +27,7 @@ from sendora.delivery.channel import Sending
 from sendora.delivery.fair import Window
 from sendora.delivery.lanes import Lanes, NativeLanes
 from sendora.delivery.ledger import Ledger, ShardLost, batched, make_partition
-from sendora.delivery.phases import Call, Chunk, Class, Outcome, Reply, Send
+from sendora.delivery.phases import BLOCKED, ENDPOINT_BLOCKED, Call, Chunk, Class, Outcome, Reply, Send
 from sendora.delivery.shards import Shards
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
@@ -223,9 +223,18 @@ class Flight:
             self._desk.kernel.log.error("dispatch.halted", send=str(self.chunk.send), lane=lane, reason=reason)
         if renewing and self._renewal is None:
             self._renewal = asyncio.ensure_future(self._renew(renewing))
+        self._count_blocked(outcomes)
         if len(outcomes) or not left:
             self._hand_over(outcomes, sum(n for _, n in ended), closed=not left)
         return ended
+
+    def _count_blocked(self, outcomes: OutcomeBatch) -> None:
+        """What the guard refused for a shipment shows in its outcomes alone; of an endpoint they do not say why."""
+        for _, reason, n in outcomes.counts():
+            if reason == ENDPOINT_BLOCKED:
+                self._desk.kernel.outbound.refused("endpoint", n)
+            elif reason.startswith(BLOCKED):
+                self._desk.kernel.outbound.refused(reason.removeprefix(BLOCKED).strip(), n)
 
     async def _renew(self, transports: Sequence[str]) -> None:
         """Once for all of the chunk that have heard so by now; who hears it meanwhile is next."""

@@ -89,6 +89,9 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 BLOCKED = "blocked:"
 """How the `detail` of a reply begins when the outbound guard refuses the address: no later try will fare better."""
 
+ENDPOINT_BLOCKED = "endpoint_blocked"
+"""The reason of the outcome where that address was the recipient's own. Where it is the operator's, the detail is."""
+
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One request to a provider, built and not yet sent."""

@@ -107,6 +107,12 @@ class BlockedAddress(httpx.ConnectError):
         self.reason = reason
 
 
+_REFUSALS: Final = {"address": "not a public address", "port": "a port that is not for HTTPS"}
+"""What dialling can find out, by its label; `rust/lanes` says the same words."""
+
+_LABELS: Final = {words: label for label, words in _REFUSALS.items()}
+
+
 class Outbound:
     """Clients that dial only where they may."""
 
@@ -165,6 +171,11 @@ class Outbound:
             "ports": sorted(PORTS),
         }
 
+    def refused(self, why: str, n: int = 1) -> None:
+        """Count requests that the native lanes' copy of this guard refused; `why` in its words, or a label."""
+        if self._metrics is not None:
+            self._metrics.count("outbound_blocked", n, reason=_LABELS.get(why, why))
+
     def _tls(self) -> ssl.SSLContext:
         # A context for each client: httpcore sets the protocols that it offers on the context itself.
         context = ssl.create_default_context()
@@ -173,6 +184,14 @@ class Outbound:
         if self._settings.ca_file is not None:
             context.load_verify_locations(self._settings.ca_file)
         return context
+
+
+def open_connections(client: httpx.AsyncClient) -> int:
+    """Of a client that this file made; one that is being opened counts, and httpx notices late that one has ended."""
+    transport = client._transport
+    if not isinstance(transport, httpx.AsyncHTTPTransport):
+        raise TypeError("a client of somebody else")
+    return sum(not (one.is_closed() or one.has_expired()) for one in transport._pool.connections)
 
 
 async def read_body(response: httpx.Response, bytes_max: int = BODY_MAX) -> bytes:
@@ -261,7 +280,7 @@ class _Guarded(httpcore.AsyncNetworkBackend):
     def _refuse(self, reason: str) -> None:
         if self._metrics is not None:
             self._metrics.count("outbound_blocked", reason=reason)
-        raise BlockedAddress("not a public address" if reason == "address" else "a port that is not for HTTPS")
+        raise BlockedAddress(_REFUSALS[reason])
 
 
 def _checked(url: str, exempt: frozenset[tuple[str, int]]) -> tuple[str, int]:

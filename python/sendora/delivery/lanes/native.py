@@ -33,7 +33,8 @@ from sendora.delivery.lanes.seam import (
     marks,
     promised,
 )
-from sendora.delivery.phases import CHUNK_SIZE, Call, Chunk, Class, Outcome, Reply
+from sendora.delivery.lanes.standing import Standing
+from sendora.delivery.phases import BLOCKED, CHUNK_SIZE, Call, Chunk, Class, Outcome, Reply
 from sendora.kernel.clock import millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.metrics import SECONDS
@@ -90,6 +91,7 @@ class NativeLanes:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._look: asyncio.TimerHandle | None = None
         self._gathering: asyncio.TimerHandle | None = None
+        self._standing = Standing(kernel.metrics, self.core.standing, lambda: bool(self._ways))
 
     def held_s(self, lane: str) -> float:
         return self.core.held_s(lane)
@@ -182,6 +184,7 @@ class NativeLanes:
         self.core.drain_all()
         await asyncio.get_running_loop().run_in_executor(None, self.core.close)
         self._hear()
+        self._standing.close()
         for timer in (self._look, self._gathering):
             if timer is not None:
                 timer.cancel()
@@ -220,6 +223,7 @@ class NativeLanes:
             self._loop.add_reader(self.core.fileno(), self._rung)
         if self._look is None:
             self._look = self._loop.call_later(LOOK_S, self._ask)
+        self._standing.watch()
 
     def _ask(self) -> None:
         self._look = None
@@ -358,6 +362,8 @@ class _Way:
         for position, fate, status, headers, body, detail in replies:
             call = self._calls[position]
             reply = Reply(position=position, fate=fate, status=status, headers=headers, body=body, detail=detail)
+            if detail.startswith(BLOCKED):
+                self._kernel.outbound.refused(detail.removeprefix(BLOCKED).strip())
             if fate != "unsent":
                 failpoint.hit("dispatch.after_write")
             if status in UNAUTHORIZED and position not in self._renewed:

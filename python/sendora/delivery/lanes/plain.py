@@ -9,7 +9,7 @@ repeats a request that a GOAWAY's last stream id proves unread; a REFUSED_STREAM
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -35,10 +35,11 @@ from sendora.delivery.lanes.seam import (
     promised,
     provider_of,
 )
+from sendora.delivery.lanes.standing import Standing
 from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Reply
 from sendora.kernel.clock import millis
 from sendora.kernel.errors import Unavailable
-from sendora.kernel.outbound import BlockedAddress, read_body
+from sendora.kernel.outbound import BlockedAddress, open_connections, read_body
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,12 +72,14 @@ class PlainLanes:
         self._quotas = Quotas(kernel)
         self._lanes: dict[str, _Lane] = {}
         self._web: httpx.AsyncClient | None = None
+        self._standing = Standing(kernel.metrics, self._stand, lambda: any(lane.busy for lane in self._lanes.values()))
 
     def held_s(self, lane: str) -> float:
         found = self._lanes.get(lane)
         return max(found.closed_until - self._clock(), 0.0) if found is not None else 0.0
 
     async def run(self, sending: "Sending", calls: Sequence[Call], chunk: Chunk, gate: Gate) -> None:
+        self._standing.watch()
         failed: list[Exception] = []
         names = {call.lane for call in calls}
         async with asyncio.TaskGroup() as tasks:
@@ -120,6 +123,14 @@ class PlainLanes:
         if self._web is not None:
             await self._web.aclose()
             self._web = None
+        self._standing.close()
+
+    def _stand(self) -> Iterator[tuple[str, int, bool]]:
+        now = self._clock()
+        for name, lane in self._lanes.items():
+            yield provider_of(name), lane.open_connections(), lane.closed_until > now
+        if self._web is not None:
+            yield WEB_PUSH, open_connections(self._web), False
 
     async def _one(self, sending: "Sending", call: Call, chunk: Chunk, gate: Gate, failed: list[Exception]) -> None:
         reply = await self._send(call, chunk.class_, gate)
@@ -236,6 +247,10 @@ class _Lane:
             yield chosen.client
         finally:
             chosen.running -= 1
+
+    def open_connections(self) -> int:
+        """Of its own."""
+        return sum(open_connections(one.client) for one in self._clients) if self._make is not None else 0
 
     def learn(self, reply: Reply, now: float) -> None:
         if reply.detail.startswith(BLOCKED):

@@ -124,14 +124,7 @@ async def feed_all(
     connection: Connection, org: OrgId, project: ProjectId, rule: _core.Rule, now: datetime, into: _core.Evaluation
 ) -> None:
     """Everybody's events and profiles; only the types, times and columns that the rule asks for."""
-    types, since_ms = rule.event_types(), rule.since(millis(now))
-    if types:
-        since = None if since_ms is None else from_millis(since_ms)
-        await copy_out(
-            connection, SQL.events, org, project, types, since, rule.wants_properties(), sink=into.feed_events
-        )
-        if await connection.fetchval(SQL.has_days, org, project):
-            await copy_out(connection, SQL.days, org, project, types, since, sink=into.feed_days)
+    await _feed_happened(connection, org, project, rule, now, None, into)
     await copy_out(connection, SQL.people, org, project, sink=into.feed_profiles)
 
 
@@ -145,15 +138,27 @@ async def feed_some(
     into: _core.Evaluation,
 ) -> None:
     """The same of the people who have these names now."""
-    types, since_ms = rule.event_types(), rule.since(millis(now))
-    if types:
-        since = None if since_ms is None else from_millis(since_ms)
-        arguments = (org, project, types, since)
-        properties = rule.wants_properties()
-        await copy_out(connection, SQL.events_of_some, *arguments, properties, list(names), sink=into.feed_events)
-        if await connection.fetchval(SQL.has_days, org, project):
-            await copy_out(connection, SQL.days_of_some, *arguments, list(names), sink=into.feed_days)
+    await _feed_happened(connection, org, project, rule, now, list(names), into)
     await copy_out(connection, SQL.people_of_some, org, project, list(names), sink=into.feed_profiles)
+
+
+async def _feed_happened(
+    connection: Connection,
+    org: OrgId,
+    project: ProjectId,
+    rule: _core.Rule,
+    now: datetime,
+    names: list[str] | None,
+    into: _core.Evaluation,
+) -> None:
+    """Events and days; `names` None: everybody's."""
+    types, since_ms = rule.event_types(), rule.since(millis(now))
+    if not types:
+        return
+    asked = (org, project, types, None if since_ms is None else from_millis(since_ms))
+    await copy_out(connection, SQL.events, *asked, rule.wants_properties(), names, sink=into.feed_events)
+    if await connection.fetchval(SQL.has_days, org, project):
+        await copy_out(connection, SQL.days, *asked, names, sink=into.feed_days)
 
 
 async def feed_one(

@@ -3,7 +3,8 @@
 -- name: find
 -- By external id or by profile id (C70), following takeovers to the person who is meant now (C69). The library and
 -- `takeovers` keep chains short and free of circles; the depth bounds them all the same. A chain that ends at nobody
--- (the person was deleted in between) finds nobody.
+-- (the person was deleted in between) finds nobody. OFFSET 0 keeps each step a look-up, also while PostgreSQL knows nothing
+-- of a table that was filled a moment ago: it would read all people of the project for one.
 WITH RECURSIVE chain AS (
     (SELECT external_id, merged_into, 0 AS depth
        FROM profiles
@@ -11,10 +12,17 @@ WITH RECURSIVE chain AS (
       ORDER BY (id = $4) IS TRUE DESC LIMIT 1)
     UNION ALL
     SELECT p.external_id, p.merged_into, c.depth + 1
-      FROM chain c JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.merged_into
+      FROM chain c
+     CROSS JOIN LATERAL (
+         SELECT p.external_id, p.merged_into FROM profiles p
+          WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.merged_into
+         OFFSET 0) AS p
      WHERE c.depth < 16)
 SELECT p.id, p.external_id, p.email, p.traits, p.locale, p.timezone, p.lifecycle, p.created_at, p.last_seen_at
-  FROM chain c JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.external_id
+  FROM chain c
+ CROSS JOIN LATERAL (
+     SELECT * FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.external_id
+     OFFSET 0) AS p
  WHERE c.merged_into IS NULL;
 
 -- name: list_people
@@ -106,7 +114,8 @@ SELECT c.org_id, c.project_id, c.external_id, c.merged_into
  WHERE c.merged_into IS NOT NULL ORDER BY c.n;
 
 -- name: roots
--- Where the targets lead already.
+-- Where the targets lead already. Whether a name was taken over is asked outside of the look-up, where it cannot tempt
+-- PostgreSQL away from the primary key to the index of those who were.
 WITH RECURSIVE chain AS (
     SELECT t.org_id, t.project_id, t.name, t.name AS at, 0 AS depth
       FROM (SELECT DISTINCT * FROM unnest($1::uuid[], $2::uuid[], $3::text[])) AS t (org_id, project_id, name)
@@ -115,8 +124,8 @@ WITH RECURSIVE chain AS (
       FROM chain c
      CROSS JOIN LATERAL (SELECT p.merged_into FROM profiles p
                           WHERE p.org_id = c.org_id AND p.project_id = c.project_id AND p.external_id = c.at
-                            AND p.merged_into IS NOT NULL LIMIT 1) AS p
-     WHERE c.depth < 16)
+                          LIMIT 1) AS p
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16)
 SELECT DISTINCT ON (org_id, project_id, name) org_id, project_id, name, at
   FROM chain ORDER BY org_id, project_id, name, depth DESC;
 

@@ -19,7 +19,7 @@ import msgspec
 
 from sendora import _core
 from sendora.delivery.channel import Connection, Ready, Shipped
-from sendora.delivery.phases import BLOCKED, SHARDS, Call, Chunk, Outcome, Reply, Send, Targets
+from sendora.delivery.phases import BLOCKED, ENDPOINT_BLOCKED, SHARDS, Call, Chunk, Outcome, Reply, Send, Targets
 from sendora.delivery.retry import retry_after_s, wait_s
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
@@ -61,9 +61,6 @@ NO_TOKEN: Final = "token_unavailable"  # noqa: S105 - a reason's name
 """The provider's own token endpoint is away (F-V10)."""
 
 NO_ANSWER: Final = "no_answer"
-
-ENDPOINT_BLOCKED: Final = "endpoint_blocked"
-"""The outbound guard does not let us dial the browser's endpoint."""
 
 OURS: Final = frozenset({"closed", "lanes_busy"})
 """Why a request stayed here through nobody's fault: the worker drains, or has its hands full."""

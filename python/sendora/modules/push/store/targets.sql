@@ -14,7 +14,10 @@ WITH RECURSIVE chain AS (
       FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into IS NOT NULL
     UNION ALL
     SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
+      FROM chain c
+     CROSS JOIN LATERAL (
+         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
+         OFFSET 0) AS p
      WHERE p.merged_into IS NOT NULL AND c.depth < 16
 ), merged AS (
     SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
@@ -107,7 +110,10 @@ WITH RECURSIVE chain AS (
       FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into IS NOT NULL
     UNION ALL
     SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
+      FROM chain c
+     CROSS JOIN LATERAL (
+         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
+         OFFSET 0) AS p
      WHERE p.merged_into IS NOT NULL AND c.depth < 16
 )
 INSERT INTO slice_merged (person, name) SELECT DISTINCT ON (name) at, name FROM chain ORDER BY name, depth DESC;
@@ -237,14 +243,19 @@ SELECT (r.n - 1)::smallint, r.id, v.platform, v.token, v.subscription, v.environ
 -- name: scopes
 -- What placeholders may name of each of these devices' owners (B123); the same look at owners as `rows`.
 WITH RECURSIVE devices AS (
-    SELECT t.id, t.user_id, t.locale, t.timezone FROM push_tokens t
-     WHERE t.org_id = $1 AND t.project_id = $2 AND t.id = ANY($3::uuid[])
+    SELECT t.id, t.user_id, t.locale, t.timezone
+      FROM (SELECT DISTINCT id FROM unnest($3::uuid[]) AS u (id)) AS g
+     CROSS JOIN LATERAL (SELECT * FROM push_tokens t WHERE t.org_id = $1 AND t.id = g.id OFFSET 0) AS t
+     WHERE t.project_id = $2
 ), chain AS (
     SELECT u.user_id AS name, u.user_id AS at, 0 AS depth
       FROM (SELECT DISTINCT user_id FROM devices WHERE user_id IS NOT NULL) AS u
     UNION ALL
     SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
+      FROM chain c
+     CROSS JOIN LATERAL (
+         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
+         OFFSET 0) AS p
      WHERE p.merged_into IS NOT NULL AND c.depth < 16
 ), owners AS (
     SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
