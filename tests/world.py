@@ -12,6 +12,7 @@ breaks it.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.conftest import eventually
 
 from sendora.cluster import Cluster
 from sendora.demo.check import Report, check
-from sendora.demo.client import Client
+from sendora.demo.client import Client, spread
 from sendora.modules import orgs
 
 LIMIT = orgs.RateLimit(per_second=50_000, burst=100_000)
@@ -94,6 +95,22 @@ class World:
         """All of the org, by id."""
         return {device["id"]: device for device in await self.server.get("/push/tokens?pageSize=100")}
 
+    async def fleet(self, devices: int, grammar: str) -> None:
+        """So many people with a device each, every other one of Apple's; `grammar` as in `ok~5`."""
+        await self.configure()
+
+        async def register(number: int) -> None:
+            user, platform = f"user-{number}", ("ios", "android")[number % 2]
+            await self.app.post("/identify", {"userId": user, "traits": {}})
+            await self.app.post("/push/tokens", {"token": f"{grammar}-{number}", "platform": platform, "userId": user})
+
+        await spread(range(devices), register, lambda _: None)
+
+    async def asked(self, number: int, within_s: float, holding: bytes = b"\n") -> None:
+        """Until so many requests have reached the providers; `holding`: of those whose line in the log has this."""
+        log = self.cluster.simulator_log
+        await eventually(lambda: log.exists() and log.read_bytes().count(holding) >= number, within_s, 0.02)
+
     async def everybody(self) -> str:
         """An audience of all people there are."""
         audience = await self.server.post("/audiences", {"name": "everybody", "rules": {"all": []}})
@@ -131,6 +148,11 @@ class World:
         with self.cluster.simulator_log.open("rb") as lines:
             requests = [msgspec.json.decode(line, type=Pushed) for line in lines]
         return [one for one in requests if one.delivery_id is not None and one.delivery_id[:32] in wanted]
+
+    async def accepted_twice(self, send: UUID) -> int:
+        """How many devices a provider accepted more than once."""
+        taken = Counter(request.delivery_id for request in await self.pushed(send) if request.status == 200)
+        return sum(times > 1 for times in taken.values())
 
     async def report(self, *sends: UUID) -> Report:
         """The ledger against the simulator's log, row by row."""

@@ -4,15 +4,12 @@ The simulator's log is the oracle: it is written before an answer leaves. Promis
 to without an answer is named, there are at most W of them for each worker killed, and only they may be repeated.
 """
 
-from collections import Counter
 from uuid import UUID
 
 import pytest
-from tests.conftest import eventually
 from tests.world import World
 
 from sendora.demo.check import Report
-from sendora.demo.client import spread
 
 DEVICES = 4_000
 KILL_AFTER = 600
@@ -24,10 +21,10 @@ WITHIN_S = 100.0
 @pytest.mark.rule("C96")
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
 async def test_sigkill_in_the_middle_of_a_broadcast(world: World, delivery: str) -> None:
-    await _fleet(world)
+    await world.fleet(DEVICES, "ok~5")
     audience = await world.everybody()
     send = await world.send(audienceId=audience, delivery=delivery)
-    await _requests(world, KILL_AFTER)
+    await world.asked(KILL_AFTER, WITHIN_S)
     victim = world.cluster.roles.pop("dispatch-1")
     await victim.kill()
     if victim.log is not None:
@@ -51,28 +48,8 @@ async def test_sigkill_in_the_middle_of_a_broadcast(world: World, delivery: str)
         assert report.states["accepted"] == DEVICES
 
 
-async def _fleet(world: World) -> None:
-    await world.configure()
-
-    async def register(number: int) -> None:
-        user = f"user-{number}"
-        await world.app.post("/identify", {"userId": user, "traits": {}})
-        await world.app.post(
-            "/push/tokens", {"token": f"ok~5-{number}", "platform": ("ios", "android")[number % 2], "userId": user}
-        )
-
-    await spread(range(DEVICES), register, lambda _: None)
-
-
-async def _requests(world: World, number: int) -> None:
-    """Until the simulator has logged so many requests."""
-    log = world.cluster.simulator_log
-    await eventually(lambda: log.exists() and log.read_bytes().count(b"\n") >= number, WITHIN_S, 0.02)
-
-
 async def _settled(world: World, send: UUID) -> tuple[Report, int]:
     """The check once the send has closed, and how many devices the provider accepted more than once."""
     await world.ended(send, WITHIN_S)
     report = await world.report(send)
-    taken = Counter(request.delivery_id for request in await world.pushed(send) if request.status == 200)
-    return report, sum(times > 1 for times in taken.values())
+    return report, await world.accepted_twice(send)

@@ -7,7 +7,6 @@ afterwards, and the ledger must know of each that it may have arrived.
 
 import os
 import signal
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,6 @@ from tests.conftest import eventually
 from tests.world import World, cluster, settle
 
 from sendora.cluster import Role
-from sendora.demo.client import spread
 
 DEVICES = 2_000
 DELAY_MS = 200
@@ -43,10 +41,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 @pytest.mark.rule("C96")
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
 async def test_a_provider_that_stands_still(world: World, delivery: str) -> None:
-    await _fleet(world)
+    await world.fleet(DEVICES, f"ok~{DELAY_MS}")
     send = await world.send(audienceId=await world.everybody(), delivery=delivery)
-    log = world.cluster.simulator_log
-    await eventually(lambda: log.exists() and log.read_bytes().count(b"\n") >= STOP_AFTER, WITHIN_S, 0.02)
+    await world.asked(STOP_AFTER, WITHIN_S)
 
     async def left_alone() -> bool:
         return all(await _open_breakers(world))
@@ -77,8 +74,7 @@ async def test_a_provider_that_stands_still(world: World, delivery: str) -> None
     await eventually(ended, WITHIN_S, POLL_S)
 
     report = await world.report(send)
-    taken = Counter(request.delivery_id for request in await world.pushed(send) if request.status == 200)
-    accepted_twice = sum(times > 1 for times in taken.values())
+    accepted_twice = await world.accepted_twice(send)
     assert report.complaints == []
     assert report.open == 0
     assert report.targeted == DEVICES == sum(report.states.values())
@@ -105,15 +101,3 @@ def _standing_still(role: Role) -> Iterator[None]:
 async def _open_breakers(world: World) -> list[float | None]:
     """Of all dispatchers: how many leave APNs alone, and how many FCM."""
     return [await world.told(f'sendora_lane_open_breakers{{provider="{name}"}}') for name in ("apns", "fcm")]
-
-
-async def _fleet(world: World) -> None:
-    await world.configure()
-
-    async def register(number: int) -> None:
-        user = f"user-{number}"
-        platform = ("ios", "android")[number % 2]
-        await world.app.post("/identify", {"userId": user, "traits": {}})
-        await world.app.post("/push/tokens", {"token": f"ok~{DELAY_MS}-{number}", "platform": platform, "userId": user})
-
-    await spread(range(DEVICES), register, lambda _: None)

@@ -2,18 +2,21 @@
 //! again when it is well above what was too much.
 //!
 //! A 429 may mean one device (Apple's always does) or the whole account, and Google's does not tell. So one is nobody's
-//! but the recipient's, who waits by itself; the lane slows when a considerable share of its answers are such.
+//! but the recipient's, who waits by itself; the lane slows when a considerable share of its last answers are such.
 
 use std::time::{Duration, Instant};
 
-/// Answers of one moment ask for one cut, not for a hundred; and so long they are counted.
+/// Answers of one moment ask for one cut, not for a hundred.
 const CUT_EVERY: Duration = Duration::from_secs(1);
 
-/// Fewer refusals than this in a second are some devices' own.
-const REFUSED_MIN: u32 = 16;
+/// So many answers are remembered at most; when there are more, half of what they said is forgotten.
+const RECENT: u32 = 128;
 
-/// From one in so many answers on, the refusals are the account's.
-const SHARE: u32 = 10;
+/// And none that is older.
+const RECENT_FOR: Duration = Duration::from_secs(10);
+
+/// Fewer refusals among them are some devices' own.
+const REFUSED_MIN: u32 = 16;
 
 /// From one in so many on, the provider wants nothing for the time that it names.
 const MOST: u32 = 2;
@@ -88,12 +91,15 @@ impl Pace {
 
     /// So many answers, `refused` of them because it was too much; whether the provider refuses most of what it is sent.
     pub fn heard(&mut self, heard: u32, refused: u32, now: Instant) -> bool {
-        if now.duration_since(self.hearing_since) >= CUT_EVERY {
+        if now.duration_since(self.hearing_since) >= RECENT_FOR {
             (self.heard, self.refused, self.hearing_since) = (0, 0, now);
         }
         self.heard += heard;
         self.refused += refused;
-        if refused == 0 || self.refused < REFUSED_MIN || self.refused * SHARE < self.heard {
+        while self.heard > RECENT {
+            (self.heard, self.refused) = (self.heard / 2, self.refused / 2);
+        }
+        if refused == 0 || self.refused < REFUSED_MIN {
             return false;
         }
         self.cut(now);
@@ -125,6 +131,7 @@ mod tests {
         pace.spend(1_000, start);
         assert!(!pace.heard(100, 30, start), "a third is not most");
         assert!(pace.heard(100, 100, start), "two thirds are");
+        assert!(!pace.heard(400, 100, start), "a quarter of the last is not, whatever was before");
         let mut sent = [0; 10];
         for tick in 1..1_000_u32 {
             let now = start + Duration::from_millis(10) * tick;
@@ -143,9 +150,11 @@ mod tests {
         let mut pace = Pace::new(start);
         for second in 0..60 {
             let now = start + CUT_EVERY * second;
-            assert!(!pace.heard(REFUSED_MIN - 1, REFUSED_MIN - 1, now), "too few to tell");
-            assert!(!pace.heard(10 * REFUSED_MIN, 1, now), "too small a share");
+            assert!(!pace.heard(RECENT / 2, 3, now), "too small a share");
             assert_eq!(pace.allowance(1_000, now), (1_000, None));
         }
+        let later = start + CUT_EVERY * 60 + RECENT_FOR;
+        assert!(!pace.heard(REFUSED_MIN - 1, REFUSED_MIN - 1, later), "too few to tell");
+        assert_eq!(pace.allowance(1_000, later), (1_000, None));
     }
 }
