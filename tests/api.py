@@ -8,7 +8,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -96,6 +96,13 @@ class Api:
         return Answer(
             await self._client.request(method, base + path, content=content, headers=sent, params=params or None)
         )
+
+    async def plain(
+        self, method: str, target: str, headers: Sequence[tuple[str, str | bytes]] = (), content: bytes | None = None
+    ) -> httpx.Response:
+        """What is said here and no more; `target` from its first slash."""
+        sent = [(name.encode(), value.encode() if isinstance(value, str) else value) for name, value in headers]
+        return await self._client.request(method, target, headers=sent, content=content)
 
     async def get(self, path: str, **options: Any) -> Answer:
         return await self.request("GET", path, **options)

@@ -41,7 +41,7 @@ def http_server(http: "Http") -> "AbstractServer[Any]":
         "sendora.app:api",
         address=http.host,
         port=http.port,
-        interface=Interfaces.ASGI,
+        interface=Interfaces.RSGI,
         workers=http.workers,
         loop=Loops.uvloop,
         factory=True,
@@ -214,23 +214,11 @@ def main() -> None:
     except ConfigError as error:
         raise SystemExit(f"sendora: {error}") from None
     except Exception as error:
-        if (said := _server_trouble(error)) is None:
+        from sendora.kernel.life import trouble_of
+
+        if (said := trouble_of(error)) is None:
             raise
         raise SystemExit(f"sendora: {said}") from None
-
-
-def _server_trouble(error: Exception) -> str | None:
-    """One line for an operator whose servers are away or refused; None for anything else, which is a fault of ours."""
-    from sendora.kernel import pg
-    from sendora.kernel.bus import BusRefused
-    from sendora.kernel.errors import Unavailable
-    from sendora.kernel.pg import MigrationError
-
-    if isinstance(error, BusRefused | MigrationError | Unavailable):
-        return str(error)
-    if pg.is_away(error):
-        return f"PostgreSQL does not answer ({error}); SENDORA_POSTGRES__URL says where it should be"
-    return None
 
 
 def _settings() -> "Settings":

@@ -25,7 +25,7 @@ from sendora.delivery.rescue import rescuer
 from sendora.delivery.schedule import scheduler as due_sends
 from sendora.kernel.bus import Answering, StageRunner
 from sendora.kernel.config import Settings, load
-from sendora.kernel.http import build_app
+from sendora.kernel.http import Front, build_app
 from sendora.kernel.jobs import JobRunner
 from sendora.kernel.life import open_kernel, run_services
 from sendora.kernel.limits import Idempotency
@@ -48,10 +48,10 @@ def bind() -> None:
     audiences.bind(push.reach)
 
 
-def api() -> Any:
-    """The ASGI callable, as Granian's worker process makes it."""
+def api() -> Front:
+    """The HTTP API, as Granian's worker process makes it."""
     bind()
-    return build_app(partial(open_kernel, load()), MODULES, orgs.authenticate)
+    return Front(build_app(partial(open_kernel, load()), MODULES, orgs.authenticate))
 
 
 def document() -> dict[str, Any]:

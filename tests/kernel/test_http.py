@@ -144,7 +144,7 @@ async def beat(kernel: Kernel, principal: Principal, request: HotRequest) -> Hot
     if not request.body:
         raise ValidationFailed({"body": ["Empty"]})
     await take(kernel, principal, len(request.body))
-    return HotResponse(201, success({"size": len(request.body)}), [(b"x-sendora-position", b"0-1")])
+    return HotResponse(201, success({"size": len(request.body)}), [("x-sendora-position", "0-1")])
 
 
 class Room(msgspec.Struct):

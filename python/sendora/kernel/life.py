@@ -21,7 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from sendora import _core
 from sendora.kernel import logs
-from sendora.kernel.bus import Bus
+from sendora.kernel.bus import Bus, BusRefused
 from sendora.kernel.bus import is_away as nats_is_away
 from sendora.kernel.clock import Clock, SystemClock
 from sendora.kernel.config import Settings
@@ -30,7 +30,7 @@ from sendora.kernel.kv import Kv
 from sendora.kernel.limits import Limiter
 from sendora.kernel.metrics import Metrics
 from sendora.kernel.outbound import Outbound
-from sendora.kernel.pg import Database, is_away
+from sendora.kernel.pg import Database, MigrationError, is_away
 from sendora.kernel.vault import Vault
 
 OPEN_WITHIN_S: Final = 30.0
@@ -209,6 +209,15 @@ async def _patiently(log: FilteringBoundLogger, server: str, open_: Callable[[],
                 log.warning("waiting for a server", server=server, error=repr(error))
                 told = True
         await asyncio.sleep(OPEN_POLL_S)
+
+
+def trouble_of(error: BaseException) -> str | None:
+    """One line for an operator whose servers are away or refused; None for anything else, which is a fault of ours."""
+    if isinstance(error, BusRefused | MigrationError | Unavailable):
+        return str(error)
+    if is_away(error):
+        return f"PostgreSQL does not answer ({error}); SENDORA_POSTGRES__URL says where it should be"
+    return None
 
 
 def _may_come_back(error: Exception) -> bool:

@@ -1,6 +1,7 @@
 """HTTP: Litestar glue, and the hot table in front of it.
 
-What a room needs is in `routes` (decorators), `principal` (who asks) and `hot`; what app.py needs is `build_app`.
+What a room needs is in `routes` (decorators), `principal` (who asks) and `hot`; what app.py needs is `build_app`
+and `Front`.
 `binding` and `envelope` carry a room's handlers; `exchange` and `body` serve both doors. The rules that belong to no
 room are kept here and nowhere else: the order of checks (C87), both forms of a path (B002, C02, C03), the envelope
 (B017, B018), the request id (B019), the rate headers (C11), CORS (B252), and that nothing hostile ever becomes a 500.
@@ -10,6 +11,7 @@ from sendora.kernel.http.app import Authenticate, Room, build_app
 from sendora.kernel.http.binding import fingerprint, idempotency_key
 from sendora.kernel.http.envelope import Paged, Reply
 from sendora.kernel.http.exchange import take
+from sendora.kernel.http.front import Front
 from sendora.kernel.http.hot import Hot, HotHandle, HotRequest, HotResponse, HotRoute
 from sendora.kernel.http.principal import Plan, Principal, Role, require_tier, role_at_least, tier_at_least
 from sendora.kernel.http.routes import (
@@ -24,6 +26,7 @@ from sendora.kernel.http.routes import (
 
 __all__ = [
     "Authenticate",
+    "Front",
     "Handler",
     "Hot",
     "HotHandle",

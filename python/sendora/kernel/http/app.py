@@ -1,4 +1,4 @@
-"""The ASGI callable: what happens to a request before and after a handler.
+"""The Door: what happens to a request before and after a handler. Its protocol is ASGI; `front` adds the server's own.
 
     Door      request id, preflight, the surface that the credential chooses, the hot table, headers of every answer
     Litestar  two routers with one list of handlers: /api/v1 and /api/v1/orgs/{org_id} (B002, C02)
@@ -10,7 +10,7 @@ The kernel is opened in the lifespan of the app, so that a server's worker proce
 
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
@@ -25,7 +25,7 @@ from sendora.kernel.errors import Problem, ScopeRequired, Unauthorized, Validati
 from sendora.kernel.http.binding import Incoming
 from sendora.kernel.http.body import read_body
 from sendora.kernel.http.document import configuration
-from sendora.kernel.http.exchange import Exchange, Headers, begin, current
+from sendora.kernel.http.exchange import Exchange, Headers, begin, current, texts
 from sendora.kernel.http.faults import problem_of
 from sendora.kernel.http.health import handlers as health_handlers
 from sendora.kernel.http.hot import Hot, HotRequest, HotResponse
@@ -46,12 +46,11 @@ KEY_MAX: Final = 256
 """Our keys are a fifth of this; a longer one is not worth a look-up."""
 
 PREFLIGHT: Final[Headers] = [
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
-    (b"access-control-allow-headers", b"x-api-key, content-type, idempotency-key, x-request-id"),
+    ("access-control-allow-origin", "*"),
+    ("access-control-allow-methods", "GET, POST, PUT, PATCH, DELETE"),
+    ("access-control-allow-headers", "x-api-key, content-type, idempotency-key, x-request-id"),
     # A day: what browsers cap it at or more. The answer never changes.
-    (b"access-control-max-age", b"86400"),
-    (b"content-length", b"0"),
+    ("access-control-max-age", "86400"),
 ]
 
 Authenticate = Callable[[Kernel, str], Awaitable[Principal | None]]
@@ -60,8 +59,10 @@ Authenticate = Callable[[Kernel, str], Awaitable[Principal | None]]
 Meters = tuple[Callable[[float], None], Callable[[float], None]]
 """Counts an answer, and observes its seconds."""
 
+Found = tuple[Hot, str | None]
+"""A row of the hot table, and the organisation that the explicit form names."""
+
 Open = Callable[[], AbstractAsyncContextManager[Kernel]]
-Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Room(Protocol):
@@ -100,7 +101,7 @@ def build_app(open: Open, modules: Sequence[Room], authenticate: Authenticate) -
         authorise(principal, needs)
         if ORG in connection.path_params:
             own_org(principal, _org(connection.path_params[ORG]))
-        check_text(connection.scope)
+        check_text(connection.scope["path"], connection.scope["query_string"])
 
     app = Litestar(
         route_handlers=[
@@ -120,7 +121,7 @@ def build_app(open: Open, modules: Sequence[Room], authenticate: Authenticate) -
 
 
 class Door:
-    """The one ASGI callable."""
+    """What every request meets first: an ASGI callable, and what `Front` asks when the server speaks RSGI."""
 
     def __init__(self, app: Litestar, hot: dict[tuple[str, str], Hot], authenticate: Authenticate) -> None:
         self.litestar = app
@@ -134,57 +135,18 @@ class Door:
         if scope["type"] != "http":
             await self.litestar(scope, receive, send)
             return
-        exchange = Exchange(scope["headers"])
-        begin(exchange)
-        began = time.perf_counter()
+        exchange = Exchange(texts(scope["headers"]))
         if scope["method"] == "OPTIONS":
-            await self._send(send, 204, b"", [*PREFLIGHT, (b"x-request-id", exchange.request_id)])
+            await _send(send, HotResponse(204, b"", [*PREFLIGHT, ("x-request-id", exchange.request_id)]))
             return
-        found = self._find(scope["method"], scope["path"])
-        try:
-            if found is not None:
-                answered = await self._answer_hot(found[0], found[1], exchange, scope, receive)
-                exchange.status = answered.status
-                headers = [_JSON, *answered.headers, *exchange.headers(self.kernel)]
-                await self._send(send, answered.status, answered.body, headers)
-            else:
-                await self._answer_cold(exchange, scope, receive, send)
-        except Exception as error:
-            problem = problem_of(error, exchange)
-            if exchange.status is None:
-                exchange.status = problem.status
-                headers = [*_json(problem), *exchange.headers(self.kernel)]
-                await self._send(send, problem.status, wire.failure(problem), headers)
-        if self.kernel is not None:
-            # The template and not the path, which callers choose.
-            route = API + found[0].path if found is not None else scope.get("path_template", "unknown")
-            count, observe = self._meters(self.kernel, route, exchange.status or 0)
-            count(1)
-            observe(time.perf_counter() - began)
+        found = self.find(scope["method"], scope["path"])
+        if found is None:
+            await self._answer_cold(exchange, scope, receive, send)
+        else:
+            await _send(send, await self.answer_hot(found, exchange, scope["path"], scope["query_string"], receive))
 
-    def _meters(self, kernel: Kernel, route: str, status: int) -> Meters:
-        """Kept by route and status, which are few; another kernel (tests open several) has metrics of its own."""
-        if self._metered is not kernel.metrics:
-            self._metered, self._kept = kernel.metrics, {}
-        meters = self._kept.get((route, status))
-        if meters is None:
-            meters = self._kept[route, status] = (
-                kernel.metrics.counting("http_requests", route=route, status=status),
-                kernel.metrics.observing("http_seconds", route=route),
-            )
-        return meters
-
-    async def _answer_cold(self, exchange: Exchange, scope: Any, receive: Any, send: Any) -> None:
-        async def answer(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-                message["headers"] = [*message["headers"], *exchange.headers(self.kernel)]
-            await send(message)
-
-        await self.litestar(scope, receive, answer)
-
-    def _find(self, method: str, path: str) -> tuple[Hot, str | None] | None:
-        """The hot row, and the organisation that the explicit form names."""
+    def find(self, method: str, path: str) -> Found | None:
+        """The hot row of a request; None for whatever is Litestar's."""
         if method != "POST" or not path.startswith(API):
             return None
         if not path.startswith(ORGS):
@@ -194,7 +156,21 @@ class Door:
         row = self._hot.get((method, slash + rest))
         return None if row is None else (row, org)
 
-    async def _answer_hot(self, row: Hot, org: str | None, exchange: Exchange, scope: Any, receive: Any) -> HotResponse:
+    async def answer_hot(self, found: Found, exchange: Exchange, path: str, query: bytes, receive: Any) -> HotResponse:
+        """The whole answer with all of its headers, whatever a handler raises. `receive` is ASGI's."""
+        began = time.perf_counter()
+        begin(exchange)
+        try:
+            answered = await self._handle(found, exchange, path, query, receive)
+        except Exception as error:
+            problem = problem_of(error, exchange)
+            answered = HotResponse(problem.status, wire.failure(problem), _said(problem))
+        headers = [_JSON, *answered.headers, *exchange.headers(self.kernel)]
+        self._count(API + found[0].path, answered.status, began)
+        return HotResponse(answered.status, answered.body, headers)
+
+    async def _handle(self, found: Found, exchange: Exchange, path: str, query: bytes, receive: Any) -> HotResponse:
+        row, org = found
         kernel = self.kernel
         if kernel is None:
             raise RuntimeError("a request before the lifespan has begun")
@@ -203,38 +179,65 @@ class Door:
             raise ScopeRequired(row.scope)
         if org is not None:
             own_org(principal, _org(org))
-        check_text(scope)
+        check_text(path, query)
         body = await read_body(exchange.given, receive, kernel.settings.http.max_body_bytes)
-        return await row.handle(
-            kernel, principal, HotRequest(body, scope["query_string"].decode("latin-1"), exchange.given)
-        )
+        return await row.handle(kernel, principal, HotRequest(body, query.decode("latin-1"), exchange.given))
 
-    async def _send(self, send: Any, status: int, body: bytes, headers: Headers) -> None:
-        if body:
-            headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    async def _answer_cold(self, exchange: Exchange, scope: Any, receive: Any, send: Any) -> None:
+        began = time.perf_counter()
+        begin(exchange)
+        status: int | None = None
+
+        async def answer(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_bytes(exchange.headers(self.kernel))]
+            await send(message)
+
+        try:
+            await self.litestar(scope, receive, answer)
+        except Exception as error:
+            problem = problem_of(error, exchange)
+            if status is None:
+                await _send(answer, HotResponse(problem.status, wire.failure(problem), [_JSON, *_said(problem)]))
+        # The template and not the path, which callers choose.
+        self._count(scope.get("path_template", "unknown"), status or 0, began)
+
+    def _count(self, route: str, status: int, began: float) -> None:
+        if self.kernel is None:
+            return
+        if self._metered is not self.kernel.metrics:
+            # Another kernel (tests open several) has metrics of its own.
+            self._metered, self._kept = self.kernel.metrics, {}
+        meters = self._kept.get((route, status))
+        if meters is None:
+            meters = self._kept[route, status] = (
+                self._metered.counting("http_requests", route=route, status=status),
+                self._metered.observing("http_seconds", route=route),
+            )
+        count, observe = meters
+        count(1)
+        observe(time.perf_counter() - began)
 
 
 async def identify(kernel: Kernel, authenticate: Authenticate, exchange: Exchange) -> Principal:
     """The holder of the key, noted in the exchange; raises Unauthorized (B006, B025)."""
-    key = exchange.given.get(b"x-api-key")
-    if key is None and b"authorization" in exchange.given:
+    key = exchange.given.get("x-api-key")
+    if key is None and "authorization" in exchange.given:
         # The credential chooses the surface (C01). The only one here is Sendora's, which takes no bearer tokens.
         raise Unauthorized("Send the API key in the x-api-key header.")
     if not key or len(key) > KEY_MAX or not key.isascii():
         raise Unauthorized
-    principal = await authenticate(kernel, key.decode("ascii"))
+    principal = await authenticate(kernel, key)
     if principal is None:
         raise Unauthorized
     exchange.principal = principal
     return principal
 
 
-def check_text(scope: Any) -> None:
+def check_text(path: str, query: bytes) -> None:
     """Path and query are text that PostgreSQL can hold: UTF-8 without U+0000, so without lone surrogates too."""
-    query: bytes = scope["query_string"]
-    path: str = scope["path"]
     if not query and path.isascii() and "\0" not in path:
         return
     for where, text in (("query", unquote_to_bytes(query) if b"%" in query else query), ("path", path)):
@@ -254,7 +257,7 @@ def _org(text: str) -> OrgId | None:
 
 
 def _fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    exchange = current() or Exchange(())
+    exchange = current() or Exchange({})
     problem = problem_of(error, exchange)
     return Response(
         wire.failure(problem),
@@ -264,9 +267,20 @@ def _fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     )
 
 
-_JSON: Final = (b"content-type", b"application/json")
+_JSON: Final = ("content-type", "application/json")
 
 
-def _json(problem: Problem) -> Headers:
-    said = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in problem.headers.items()]
-    return [_JSON, *said]
+def _said(problem: Problem) -> Headers:
+    return [(name.lower(), value) for name, value in problem.headers.items()]
+
+
+async def _send(send: Any, answer: HotResponse) -> None:
+    headers = _bytes(answer.headers)
+    if answer.body:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _bytes(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]

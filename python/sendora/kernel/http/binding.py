@@ -19,7 +19,7 @@ from sendora.kernel import wire
 from sendora.kernel.errors import Unauthorized, ValidationFailed
 from sendora.kernel.http.body import read_body
 from sendora.kernel.http.envelope import documented, response_of
-from sendora.kernel.http.exchange import current, take
+from sendora.kernel.http.exchange import current, take, texts
 from sendora.kernel.http.principal import Principal
 from sendora.kernel.life import Kernel
 from sendora.kernel.limits import Idempotency, Stored
@@ -150,7 +150,7 @@ class Incoming(Request[Any, Any, Any]):
     async def body(self) -> bytes:
         if self._body is Empty:
             limit = self.app.state.kernel.settings.http.max_body_bytes
-            self._body = await read_body(dict(self.scope["headers"]), self.receive, limit)
+            self._body = await read_body(texts(self.scope["headers"]), self.receive, limit)
         return self._body
 
 

@@ -14,7 +14,7 @@ READ_S: Final = 10.0
 """A megabyte in ten seconds is slower than any phone network that still works; slower is an attack or dead."""
 
 
-async def read_body(given: Mapping[bytes, bytes], receive: Any, bytes_max: int) -> bytes:
+async def read_body(given: Mapping[str, str], receive: Any, bytes_max: int) -> bytes:
     """The whole body, or the Problem that it is."""
     declared = _declared(given)
     if declared is not None and declared > bytes_max:
@@ -40,16 +40,16 @@ def _expire(task: "asyncio.Task[object]", expired: list[bool]) -> None:
     task.cancel()
 
 
-def _declared(given: Mapping[bytes, bytes]) -> int | None:
+def _declared(given: Mapping[str, str]) -> int | None:
     """The declared length, after refusing every content coding but `identity`: nothing here unpacks, so nothing can be
     made to swell."""
-    coding = given.get(b"content-encoding")
-    if coding is not None and coding.strip().lower() not in (b"", b"identity"):
+    coding = given.get("content-encoding")
+    if coding is not None and coding.strip().lower() not in ("", "identity"):
         raise ValidationFailed({"Content-Encoding": ["Only identity is taken: send the body uncompressed."]})
-    length = given.get(b"content-length")
+    length = given.get("content-length")
     if length is None:
         return None
-    if not length.isdigit():
+    if not (length.isascii() and length.isdigit()):
         raise ValidationFailed({"Content-Length": ["Expected a number."]})
     # Nineteen digits are beyond any body, and int() of thousands would itself take time.
     return int(length[:19])

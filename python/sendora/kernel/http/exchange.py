@@ -5,7 +5,7 @@ that both doors (Litestar and the hot table) put the same headers on every answe
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from random import getrandbits
 from typing import Final
@@ -14,42 +14,43 @@ from sendora.kernel.http.principal import Principal
 from sendora.kernel.life import Kernel
 from sendora.kernel.limits import Grant
 
-REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """A client's own id is kept if it is this tame; anything else could forge log lines or headers."""
 
 EXPOSED: Final = (
-    b"X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, X-Sendora-Position"
+    "X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, X-Sendora-Position"
 )
 """What a browser's script may read of an answer from another origin."""
 
-Headers = list[tuple[bytes, bytes]]
+Headers = list[tuple[str, str]]
+
+
+def texts(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """ASGI's headers by their lower-case names. Of one that was sent twice the last counts."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
 
 
 class Exchange:
     """What is known of the request under way."""
 
-    __slots__ = ("cross_origin", "given", "grant", "principal", "request_id", "status")
+    __slots__ = ("cross_origin", "given", "grant", "principal", "request_id")
 
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        # Read into a dict once: each look-up of its own would go through all of them again. Of one that was sent twice
-        # the last counts.
-        self.given: dict[bytes, bytes] = dict(headers)
-        self.cross_origin = b"origin" in self.given
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self.given = given
+        self.cross_origin = "origin" in given
         self.principal: Principal | None = None
         self.grant: Grant | None = None
-        self.status: int | None = None
-        """Of the answer, once it has begun."""
-        theirs = self.given.get(b"x-request-id")
+        theirs = given.get("x-request-id")
         # It names and guards nothing, so it need not be a secret: no system call for each request.
-        self.request_id = theirs if theirs and REQUEST_ID.fullmatch(theirs) else b"%032x" % getrandbits(128)
+        self.request_id = theirs if theirs and REQUEST_ID.fullmatch(theirs) else f"{getrandbits(128):032x}"
 
     def headers(self, kernel: Kernel | None) -> Headers:
         """What goes onto the answer, whichever door it leaves by."""
-        added: Headers = [(b"x-request-id", self.request_id)]
+        added: Headers = [("x-request-id", self.request_id)]
         if self.cross_origin:
             # Any origin: the key in the request is what counts, and without credentials mode no cookie ever comes along
             # (B252).
-            added += ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED))
+            added += (("access-control-allow-origin", "*"), ("access-control-expose-headers", EXPOSED))
         grant = self.grant
         if grant is None and self.principal is not None and kernel is not None:
             # Refused before a token was taken: the answer still says how the bucket stands.
@@ -57,9 +58,9 @@ class Exchange:
             grant = kernel.limiter.peek(who.key_id, who.per_second, who.burst)
         if grant is not None:
             added += (
-                (b"x-ratelimit-limit", b"%d" % grant.limit),
-                (b"x-ratelimit-remaining", b"%d" % grant.remaining),
-                (b"x-ratelimit-reset", b"%d" % grant.reset_at),
+                ("x-ratelimit-limit", str(grant.limit)),
+                ("x-ratelimit-remaining", str(grant.remaining)),
+                ("x-ratelimit-reset", str(grant.reset_at)),
             )
         return added
 

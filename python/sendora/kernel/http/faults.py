@@ -34,7 +34,7 @@ def problem_of(error: Exception, exchange: Exchange) -> Problem:
         return error
     if isinstance(error, HTTPException) and error.status_code < 500:
         return _of_litestar(error)
-    about = {"request_id": exchange.request_id.decode("ascii")}
+    about = {"request_id": exchange.request_id}
     if pg.is_away(error) or bus.is_away(error) or isinstance(error, KvAway):
         log.warning("server_away", **about, error=repr(error))
         return Unavailable()
@@ -47,7 +47,8 @@ def _of_litestar(error: HTTPException) -> Problem:
         return NotFound("Route")
     if isinstance(error, MethodNotAllowedException):
         allow = (error.headers or {}).get("allow", "").split(", ")
-        return MethodNotAllowed(allow=[method for method in allow if method not in ("", "OPTIONS")])
+        # Litestar lists a set, in the order of the process's own hashes.
+        return MethodNotAllowed(allow=sorted(method for method in allow if method not in ("", "OPTIONS")))
     if error.status_code == 413:
         return PayloadTooLarge()
     if isinstance(error, ValidationException):

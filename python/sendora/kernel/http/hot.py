@@ -20,7 +20,7 @@ class HotRequest(msgspec.Struct, frozen=True):
 
     body: bytes
     query: str
-    headers: Mapping[bytes, bytes]
+    headers: Mapping[str, str]
     """By their lower-case names."""
 
 
@@ -29,7 +29,7 @@ class HotResponse(msgspec.Struct, frozen=True):
 
     status: int
     body: bytes
-    headers: Sequence[tuple[bytes, bytes]] = ()
+    headers: Sequence[tuple[str, str]] = ()
 
 
 HotHandle = Callable[[Kernel, Principal, HotRequest], Awaitable[HotResponse]]

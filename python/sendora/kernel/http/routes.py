@@ -36,6 +36,7 @@ from sendora.kernel.errors import (
 )
 from sendora.kernel.http.binding import BODY, Body, Function, body_of, endpoint_of, who
 from sendora.kernel.http.envelope import RATE_HEADERS, Envelope, failures
+from sendora.kernel.http.exchange import texts
 from sendora.kernel.http.hot import Hot, HotHandle, HotRequest, HotRoute
 from sendora.kernel.http.principal import Plan, Requirement, Role
 
@@ -162,13 +163,13 @@ def hot_route(
         async def endpoint(request: Request[Any, Any, Any], data: Any) -> Any:
             kernel, principal = who(request)
             query = request.scope["query_string"].decode("latin-1")
-            given = HotRequest(data, query, dict(request.scope["headers"]))
+            given = HotRequest(data, query, texts(request.scope["headers"]))
             answered = await function(kernel, principal, given)
             return Response(
                 answered.body,
                 status_code=answered.status,
                 media_type="application/json",
-                headers={name.decode("latin-1"): value.decode("latin-1") for name, value in answered.headers},
+                headers=dict(answered.headers),
             )
 
         endpoint.__doc__ = function.__doc__

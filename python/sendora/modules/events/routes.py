@@ -129,7 +129,7 @@ async def _ingest(kernel: Kernel, principal: Principal, body: bytes, *, listed: 
         encode(principal.environment),
         _received_at(received_ms),
     )
-    return HotResponse(201, body, ((b"x-sendora-position", position_text(position).encode()),))
+    return HotResponse(201, body, (("x-sendora-position", position_text(position)),))
 
 
 async def _check(
@@ -166,7 +166,7 @@ def _received_at(at_ms: int) -> bytes:
 
 
 def _answer(status: int, data: object, position: Position) -> HotResponse:
-    return HotResponse(status, success(data), ((b"x-sendora-position", position_text(position).encode()),))
+    return HotResponse(status, success(data), (("x-sendora-position", position_text(position)),))
 
 
 HOT: Final = (track.hot, track_batch.hot, identify.hot)
