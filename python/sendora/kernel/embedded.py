@@ -59,7 +59,8 @@ SOCKET_PATH_MAX: Final = 100
 POSTGRES_SETTINGS: Final = {
     "listen_addresses": "",
     "max_connections": "200",  # A dozen processes with pools of ten.
-    "shared_buffers": "256MB",
+    # An eighth of the machine, so that the devices of a large audience stay in it; what is not used is not taken.
+    "shared_buffers": f"{max(min(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 23, 1024), 128)}MB",
     "jit": "off",  # Our statements are short; compiling them costs more than running them.
     "max_wal_size": "2GB",  # A bulk load should not force a checkpoint every few seconds.
     "checkpoint_timeout": "15min",
