@@ -36,6 +36,12 @@ def test_rooms_only_look_down() -> None:
             assert order.index(other[1]) < order.index(room[1]), f"{room[1]} looks up at {other[1]}"
 
 
+def test_every_metric_is_set_somewhere() -> None:
+    said = "".join(file.read_text() for file in HOUSE.rglob("*.py") if file != Path(metrics.__file__))
+    never = [name for name in metrics.METRICS if f'"{name}"' not in said]
+    assert not never
+
+
 def test_one_writer_for_each_table() -> None:
     writers: dict[str, set[str]] = defaultdict(set)
     tables = _tables()

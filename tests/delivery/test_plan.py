@@ -55,6 +55,7 @@ async def test_chunks_have_one_shard_and_at_most_a_thousand(floor: Floor) -> Non
         (6, 0, 300),
     ]
     assert all(row["planned"] and row["attempt"] == 1 for row in rows)
+    assert floor.kernel.metrics.value("plan_chunks", **{"class": send.class_}) == len(rows)
     assert await floor.status(send) == "sending"
     row = await floor.db.fetchrow("SELECT token_count, audience_complete FROM sends WHERE id = $1", send.id)
     assert row is not None

@@ -570,14 +570,15 @@ async def raw(
 # -- idempotency -------------------------------------------------------------------------------------------------------
 
 
-async def test_idempotency_keys(api: httpx.AsyncClient) -> None:
+async def test_idempotency_keys(api: httpx.AsyncClient, kernel: Kernel) -> None:
     """C89, C92: the same answer again, in quotes or bare and in either form of the path; another body is 409."""
-    key = new_id().hex
+    key, replayed = new_id().hex, kernel.metrics.value("idempotency_replayed")
     first = await api.post("/things", json=GOOD, headers={**by("sk"), "idempotency-key": key})
     again = await api.post("/things", json=GOOD, headers={**by("sk"), "idempotency-key": f'"{key}"'})
     other = await api.post(f"/orgs/{ORG}/things", json=GOOD, headers={**by("sk"), "idempotency-key": key})
     assert first.status_code == again.status_code == other.status_code == 201
     assert first.content == again.content == other.content
+    assert kernel.metrics.value("idempotency_replayed") == replayed + 2
     clash = await api.post("/things", json={"displayName": "b"}, headers={**by("sk"), "idempotency-key": key})
     assert error_of(clash, 409, "CONFLICT")["reason"] == "idempotency_mismatch"
     for bad in ("", " ", "x" * 256, "a b"):

@@ -229,6 +229,7 @@ class Planner:
                 await store.run_send(connection, send.org, send.id)
                 failpoint.hit("plan.mid_insert")
             failpoint.hit("plan.after_commit")
+            self._kernel.metrics.count("plan_chunks", committed.chunks, **{"class": send.class_})
             for shard in committed.shards:
                 await self._kernel.bus.wake(f"wake.{shard}")
             failpoint.hit("plan.after_wake")

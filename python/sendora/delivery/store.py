@@ -49,6 +49,7 @@ class Round(msgspec.Struct, frozen=True):
     """What one round of a plan has committed."""
 
     shards: Sequence[int]
+    chunks: int
     recipients: int
     ended: bool
     """No shard has more to plan than it was given room for."""
@@ -163,7 +164,7 @@ async def plan_round(connection: Connection, send: Send, chunks_per_shard: int) 
     for row in rows:
         by_shard[row["shard"]] += row["size"]
     ended = max(by_shard.values(), default=0) < chunks_per_shard * CHUNK_SIZE
-    committed = Round(sorted(reached), by_shard.total(), ended)
+    committed = Round(sorted(reached), len(rows), by_shard.total(), ended)
     if rows:
         shards = committed.shards
         await connection.execute(

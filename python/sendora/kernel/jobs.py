@@ -36,11 +36,17 @@ class JobRunner:
                 # The lease is kept until the period has passed: that is what makes the job run once in it.
                 if await self._lease.acquire() is not None:
                     await self._job.run(self._kernel)
+                    self._count("ok")
             except Exception as error:
-                if not (is_away(error) or isinstance(error, Unavailable)):
+                away = is_away(error) or isinstance(error, Unavailable)
+                if not away:
                     self._kernel.log.exception("job failed", job=self._job.name)
+                self._count("away" if away else "failed")
                 wait_s = min(wait_s, AFTER_FAILURE_S)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), wait_s)
         with suppress(Exception):
             await self._lease.release()
+
+    def _count(self, result: str) -> None:
+        self._kernel.metrics.count("jobs", job=self._job.name, result=result)

@@ -72,7 +72,6 @@ Name = Literal[
     "jobs",
     "service_restarts",
     "outbound_blocked",
-    "postgres_connections",
     "build_info",
 ]
 
@@ -151,12 +150,11 @@ METRICS: Final[dict[Name, Metric]] = {
     "opens_recorded": Metric("counter", "Opens and clicks by what became of them.", ("result",)),
     "leases_held": Metric("gauge", "Leases that this process holds.", ("kind",)),
     "lease_changes": Metric("counter", "Leases taken and lost.", ("kind", "change")),
-    "jobs": Metric("counter", "Runs of a scheduled job.", ("job", "result")),
+    "jobs": Metric("counter", "Runs of a scheduled job: ok, away (a server was), failed.", ("job", "result")),
     "service_restarts": Metric(
         "counter", "Services that ended with an exception and were started again.", ("service",)
     ),
     "outbound_blocked": Metric("counter", "Addresses that the outbound guard refused.", ("reason",)),
-    "postgres_connections": Metric("gauge", "Connections of the pool.", ("state",)),
     "build_info": Metric("gauge", "Always 1; tells the version and the library's digest.", ("version", "digest")),
 }
 

@@ -88,11 +88,17 @@ def endpoint_of(
         if key is None:
             return response_of(await function(**arguments), status)
 
+        ran = False
+
         async def once() -> Stored:
+            nonlocal ran
+            ran = True
             made = response_of(await function(**arguments), status)
             return Stored(made.status_code or status, made.content)
 
         stored = await Idempotency(kernel.db).run(principal.org, key, await fingerprint(request), once)
+        if not ran:
+            kernel.metrics.count("idempotency_replayed")
         return Response(stored.body, status_code=stored.status, media_type="application/json")
 
     endpoint.__name__ = getattr(function, "__name__", "endpoint")
