@@ -38,13 +38,14 @@ load: .venv/built-release  ## Locust against a fresh embedded cluster: throughpu
 dev: .venv/built-release  ## the whole cluster in the foreground, readable logs
 	@$(BIN)/sendora dev $(ARGS)
 
-lint: setup  ## ruff, mypy --strict, import-linter, rustfmt, clippy
+lint: setup  ## ruff, mypy --strict, import-linter, rustfmt, clippy, lock files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	cargo metadata --locked --format-version 1 --manifest-path rust/fuzz/Cargo.toml > /dev/null
 
 fmt:  ## format Python and Rust
 	$(BIN)/ruff check --fix --quiet . || true
