@@ -107,10 +107,12 @@ class NativeLanes:
             done = 0
             # Once all of its lanes are held, the rest of the chunk waits as it is.
             while done < len(calls) and not way.failed and not all(self.held_s(name) for name in names):
-                places = await promised(calls[done : done + SLICE], chunk, self._window_of(chunk.class_), self._quotas)
+                places = await promised(
+                    calls[done : done + SLICE], chunk, self._window_of(chunk.class_), self._quotas, gate
+                )
                 admitted = 0
                 try:
-                    admitted = await gate.admit(len(places), marks(calls, done))
+                    admitted = await gate.admit(len(places), marks(calls, done)) if places else 0
                 finally:
                     for place in places[admitted:]:
                         place.give_back()
@@ -140,8 +142,9 @@ class NativeLanes:
                 admitted, allowed = 0, dict[str, int]()
                 try:
                     fits = shipment.fit({name: n for name, (_, n) in granted.items()})
-                    allowed = await self._quotas.take(shipment.lanes(fits), chunk.class_)
-                    admitted = await gate.admit(shipment.fit(allowed), shipment.mark)
+                    allowed = await self._quotas.take(shipment.lanes(fits), chunk.class_, gate)
+                    fits = shipment.fit(allowed)
+                    admitted = await gate.admit(fits, shipment.mark) if fits else 0
                 finally:
                     used = dict(shipment.lanes(admitted))
                     voyage.place(granted, used)

@@ -87,11 +87,15 @@ class PlainLanes:
             # Once all of its lanes are held, the rest of the chunk waits as it is.
             while done < len(calls) and not failed and not all(self.held_s(name) for name in names):
                 places = await promised(
-                    calls[done : done + SLICE], chunk, lambda name: self._window(name, chunk.class_), self._quotas
+                    calls[done : done + SLICE],
+                    chunk,
+                    lambda name: self._window(name, chunk.class_),
+                    self._quotas,
+                    gate,
                 )
                 admitted = 0
                 try:
-                    admitted = await gate.admit(len(places), marks(calls, done))
+                    admitted = await gate.admit(len(places), marks(calls, done)) if places else 0
                 finally:
                     for place in places[admitted:]:
                         place.give_back()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from sendora.delivery.lanes.seam import LANES_MAX, provider_of
+from sendora.delivery.lanes.seam import LANES_MAX, Gate, provider_of
 from sendora.delivery.phases import Class
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ class Quotas:
         """Taken from the bucket and not used, by lane."""
         self._lines: dict[tuple[str, Class], asyncio.Lock] = {}
 
-    async def take(self, wanted: Iterable[tuple[str, int]], class_: Class) -> dict[str, int]:
-        """How many may leave by each lane now. Only for the first lane is waited, until it is at least one: whoever
-        waited for the second would keep the first from others."""
+    async def take(self, wanted: Iterable[tuple[str, int]], class_: Class, gate: Gate) -> dict[str, int]:
+        """How many may leave by each lane now. Only for the first lane is waited, until it is at least one or the gate
+        is closed: whoever waited for the second would keep the first from others."""
         allowed: dict[str, int] = {}
         for name, want in wanted:
             rate = self._rates.get(provider_of(name), 0.0)
             if rate and want:
-                allowed[name] = await self._some(name, want, class_, rate, wait=not allowed)
+                allowed[name] = await self._some(name, want, class_, rate, gate if not allowed else None)
             else:
                 allowed[name] = want
         return allowed
@@ -49,7 +49,8 @@ class Quotas:
         if n and self._rates.get(provider_of(name)):
             self._kept[name] = self._kept.get(name, 0) + n
 
-    async def _some(self, name: str, want: int, class_: Class, rate: float, *, wait: bool) -> int:
+    async def _some(self, name: str, want: int, class_: Class, rate: float, gate: Gate | None) -> int:
+        """Waits as long as the gate is open; without one not at all."""
         kept = self._kept.pop(name, 0)
         if kept >= want:
             self.give(name, kept - want)
@@ -63,6 +64,6 @@ class Quotas:
         async with self._lines.setdefault((name, class_), asyncio.Lock()):
             while True:
                 taken = await self._limiter.some(name, need, want - kept, rate, burst, spare=spare)
-                if taken or kept or not wait:
+                if taken or kept or gate is None or not gate.open():
                     return kept + taken
                 await asyncio.sleep(PAUSE_S)

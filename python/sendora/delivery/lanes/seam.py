@@ -108,10 +108,14 @@ class Place:
 
 
 async def promised(
-    calls: Sequence[Call], chunk: Chunk, window_of: Callable[[str], Awaitable[Window | None]], quotas: "Quotas"
+    calls: Sequence[Call],
+    chunk: Chunk,
+    window_of: Callable[[str], Awaitable[Window | None]],
+    quotas: "Quotas",
+    gate: Gate,
 ) -> list[Place]:
-    """Places for some of the calls, counted from the first; at least one. `window_of` a lane that answers at once, and
-    so promises nothing, is None.
+    """Places for some of the calls, counted from the first; none only when the gate was closed meanwhile. `window_of` a
+    lane that answers at once, and so promises nothing, is None.
 
     Only for the first lane is waited: who held places of one lane and waited for another's would be waited for in a
     circle.
@@ -128,7 +132,7 @@ async def promised(
                 continue
             taken = await window.take(chunk.org, want) if not granted else window.take_now(want)
             granted[name] = window, taken
-        allowed = await quotas.take([(name, n) for name, (_, n) in granted.items()], chunk.class_)
+        allowed = await quotas.take([(name, n) for name, (_, n) in granted.items()], chunk.class_, gate)
         places: list[Place] = []
         for call in calls:
             if used[call.lane] == allowed[call.lane]:
