@@ -471,6 +471,9 @@ class Lanes:
     def __init__(self, config: str) -> None:
         """JSON in camelCase, see `rust/lanes/src/settings.rs`. ValueError, or OSError without threads or trust."""
     def fileno(self) -> int: ...
+    def identify(self, lane: str, certificate: bytes, key: bytes) -> None:
+        """On this lane the provider knows us by a certificate (PEM, with its key): to be said before each batch or
+        shipment. ValueError for what is none."""
     def batch(self, id: int, class_: str, tenant: bytes) -> LaneBatch:
         """Closed until it is given a deadline."""
     def drain(self) -> list[tuple[int, list[tuple[int, str, int, dict[str, str], bytes, str]]]]:

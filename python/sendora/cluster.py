@@ -227,7 +227,7 @@ class Cluster:
             "SENDORA_OUTBOUND__PUSH_SERVICES": f"127.0.0.1:{port}",
             "SENDORA_OUTBOUND__TOKEN_ENDPOINTS": f"{url}/token",
             "SENDORA_PUSH__APNS_PRODUCTION_URL": url,
-            "SENDORA_PUSH__APNS_SANDBOX_URL": url,
+            "SENDORA_PUSH__APNS_SANDBOX_URL": f"{url}/sandbox",
             "SENDORA_PUSH__FCM_URL": url,
         }
 

@@ -93,6 +93,16 @@ ENDPOINT_BLOCKED = "endpoint_blocked"
 """The reason of the outcome where that address was the recipient's own. Where it is the operator's, the detail is."""
 
 
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """A certificate by which a provider knows us, and its key: both PEM."""
+
+    certificate: str
+    key: str
+
+    def __repr__(self) -> str:
+        return "Identity()"
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One request to a provider, built and not yet sent."""
 
@@ -102,6 +112,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     headers: dict[str, str]
     body: bytes
+    identity: Identity | None = None
+    """What its lane's connections are opened with; the same for every call of a lane."""
 
     def __repr__(self) -> str:
         """Without the headers, which carry a credential, and without what is said to whom."""

@@ -10,6 +10,7 @@ checked one; TLS and the Host header keep the name. No redirects, no proxy from 
 
 import asyncio
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -147,10 +148,13 @@ class Outbound:
         if url not in self._settings.token_endpoints:
             raise BlockedAddress("not a token endpoint that this installation knows")
 
-    def client(self, http2: bool = True) -> httpx.AsyncClient:
-        """A client with its own connections, to be kept; closed with the kernel if not before."""
+    def client(self, http2: bool = True, *, identity: tuple[str, str] | None = None) -> httpx.AsyncClient:
+        """A client with its own connections, to be kept; closed with the kernel if not before.
+
+        `identity`: a certificate and its key (PEM) by which the other side knows us.
+        """
         transport = httpx.AsyncHTTPTransport(
-            verify=self._tls(), http1=True, http2=http2, limits=LIMITS, trust_env=False, retries=0
+            verify=self._tls(identity), http1=True, http2=http2, limits=LIMITS, trust_env=False, retries=0
         )
         # httpx has no public way to hand the network backend to its pool; this is the one place that reaches in.
         if not isinstance(transport._pool._network_backend, httpcore.AsyncNetworkBackend):
@@ -176,13 +180,18 @@ class Outbound:
         if self._metrics is not None:
             self._metrics.count("outbound_blocked", n, reason=_LABELS.get(why, why))
 
-    def _tls(self) -> ssl.SSLContext:
+    def _tls(self, identity: tuple[str, str] | None) -> ssl.SSLContext:
         # A context for each client: httpcore sets the protocols that it offers on the context itself.
         context = ssl.create_default_context()
         # A slim container has no certificates of its own.
         context.load_verify_locations(certifi.where())
         if self._settings.ca_file is not None:
             context.load_verify_locations(self._settings.ca_file)
+        if identity is not None:
+            # The library takes keys from files alone; this one has no name and no place on a disk.
+            with os.fdopen(os.memfd_create("identity", os.MFD_CLOEXEC), "wb", buffering=0) as memory:
+                memory.write("\n".join(identity).encode())
+                context.load_cert_chain(f"/proc/self/fd/{memory.fileno()}")
         return context
 
 

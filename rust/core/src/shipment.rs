@@ -185,7 +185,10 @@ impl Shipment {
         now_ms: i64,
     ) -> Said {
         let lane = self.lane(item);
-        let verdict = answer::read(lane.transport, status, &header, body);
+        let mut verdict = answer::read(lane.transport, status, &header, body);
+        if self.wire().elsewhere(lane.transport, self.parcel(item)) {
+            verdict = verdict.elsewhere();
+        }
         let said = Said::of(status, &header, now_ms);
         if lock(&self.halts).heard(self.manifest.chunk.send, &lane.name, &verdict) {
             let reason = verdict.reason.as_deref().unwrap_or_default().to_owned();

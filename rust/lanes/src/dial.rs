@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -48,8 +48,14 @@ impl Origin {
     }
 }
 
+/// By which a provider knows us that asks for no token: a certificate and its key, PEM.
+pub(crate) struct Identity<'a> {
+    pub certificate: &'a [u8],
+    pub key: &'a [u8],
+}
+
 /// The client's side of TLS; HTTP/2 is the only protocol it offers.
-pub(crate) fn tls(ca_files: &[PathBuf]) -> Result<TlsConnector, String> {
+pub(crate) fn tls(ca_files: &[PathBuf], identity: Option<&Identity<'_>>) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     for file in ca_files {
         let text = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -57,11 +63,19 @@ pub(crate) fn tls(ca_files: &[PathBuf]) -> Result<TlsConnector, String> {
         roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&text).flatten());
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some(Identity { certificate, key }) => {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+            let chain = chain.map_err(|error| format!("certificate: {error}"))?;
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("key: {error}"))?;
+            config.with_client_auth_cert(chain, key).map_err(|error| format!("certificate: {error}"))?
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }

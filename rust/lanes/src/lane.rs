@@ -31,6 +31,7 @@ pub(crate) struct Shared {
     pub settings: Settings,
     pub stats: Stats,
     guard: Guard,
+    /// For lanes whose provider asks for no certificate of ours.
     tls: TlsConnector,
     runtime: Handle,
 }
@@ -39,6 +40,7 @@ pub(crate) struct Lane {
     pub shared: Arc<Shared>,
     /// A label with few values: what stands before the colon of the lane's name.
     pub provider: String,
+    tls: TlsConnector,
     state: Mutex<State>,
     dialled: AtomicUsize,
 }
@@ -111,13 +113,14 @@ struct After {
 impl Shared {
     pub fn new(settings: Settings, runtime: Handle) -> Result<Self, String> {
         let guard = Guard::new(settings.blocked.clone(), settings.exempt.clone(), settings.ports.clone());
-        let tls = dial::tls(&settings.ca_files)?;
+        let tls = dial::tls(&settings.ca_files, None)?;
         Ok(Self { stats: Stats::new(settings.seconds.clone()), guard, tls, runtime, settings })
     }
 }
 
 impl Lane {
-    pub fn new(name: &str, shared: Arc<Shared>) -> Arc<Self> {
+    /// `tls`: with our certificate, where the provider knows us by one.
+    pub fn new(name: &str, shared: Arc<Shared>, tls: Option<TlsConnector>) -> Arc<Self> {
         let now = Instant::now();
         let state = State {
             origin: None,
@@ -137,7 +140,8 @@ impl Lane {
             closed: false,
         };
         let provider = name.split(':').next().unwrap_or(name).into();
-        Arc::new(Self { shared, provider, state: Mutex::new(state), dialled: AtomicUsize::new(0) })
+        let tls = tls.unwrap_or_else(|| shared.tls.clone());
+        Arc::new(Self { shared, provider, tls, state: Mutex::new(state), dialled: AtomicUsize::new(0) })
     }
 
     pub fn submit(self: &Arc<Self>, origin: &str, class: Class, tenant: u128, load: &Arc<dyn Load>, items: &[u32]) {
@@ -318,9 +322,9 @@ impl Lane {
     }
 
     async fn dial(self: Arc<Self>, origin: Origin) {
-        let Shared { settings, guard, tls, .. } = &*self.shared;
+        let Shared { settings, guard, .. } = &*self.shared;
         let turn = self.dialled.fetch_add(1, Ordering::Relaxed);
-        let opened = timeout(settings.connect(), dial::open(&origin, guard, tls, settings.streams, turn)).await;
+        let opened = timeout(settings.connect(), dial::open(&origin, guard, &self.tls, settings.streams, turn)).await;
         match opened {
             Ok(Ok((send, connection))) => {
                 if let Some(id) = self.linked(&origin) {

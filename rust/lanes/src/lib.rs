@@ -42,12 +42,14 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::uri::PathAndQuery;
 use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::TlsConnector;
 
 pub use bell::Bell;
 pub use guard::Guard;
 pub use settings::Settings;
 pub use stats::{Count, Seconds};
 
+use dial::Identity;
 use lane::{Lane, Shared};
 
 /// What of an answer's body is kept: providers say what they have to say in far less.
@@ -122,6 +124,8 @@ pub enum Class {
 pub struct Lanes {
     shared: Arc<Shared>,
     named: Mutex<HashMap<String, Arc<Lane>>>,
+    /// By lane: where a provider knows us by a certificate.
+    identities: Mutex<HashMap<String, TlsConnector>>,
     runtime: Mutex<Option<Runtime>>,
 }
 
@@ -140,7 +144,22 @@ impl Lanes {
             .build()
             .map_err(|error| format!("tokio: {error}"))?;
         let shared = Arc::new(Shared::new(settings, runtime.handle().clone())?);
-        Ok(Self { shared, named: Mutex::default(), runtime: Mutex::new(Some(runtime)) })
+        Ok(Self { shared, named: Mutex::default(), identities: Mutex::default(), runtime: Mutex::new(Some(runtime)) })
+    }
+
+    /// On this lane the provider knows us by a certificate and its key (PEM). To be said before something is submitted,
+    /// each time: those of lanes that went are forgotten. A lane's name changes with its credential.
+    pub fn identify(&self, lane: &str, certificate: &[u8], key: &[u8]) -> Result<(), String> {
+        if self.identities.lock().expect("no holder panics").contains_key(lane) {
+            return Ok(());
+        }
+        let tls = dial::tls(&self.shared.settings.ca_files, Some(&Identity { certificate, key }))?;
+        let mut identities = self.identities.lock().expect("no holder panics");
+        if identities.len() >= self.shared.settings.lanes_max {
+            identities.clear();
+        }
+        identities.insert(lane.into(), tls);
+        Ok(())
     }
 
     /// `origin`: `https://host[:port]`. Requests that still wait for another origin of the same lane are `unsent`.
@@ -217,7 +236,8 @@ impl Lanes {
         if lanes.len() >= self.shared.settings.lanes_max {
             return None;
         }
-        let lane = Lane::new(name, Arc::clone(&self.shared));
+        let identity = self.identities.lock().expect("no holder panics").get(name).cloned();
+        let lane = Lane::new(name, Arc::clone(&self.shared), identity);
         lanes.insert(name.into(), Arc::clone(&lane));
         Some(lane)
     }

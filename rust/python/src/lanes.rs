@@ -178,6 +178,10 @@ impl Lanes {
         self.bell.fileno()
     }
 
+    fn identify(&self, py: Python<'_>, lane: &str, certificate: &[u8], key: &[u8]) -> PyResult<()> {
+        py.detach(|| self.inner.identify(lane, certificate, key)).map_err(PyValueError::new_err)
+    }
+
     fn batch(&self, id: u64, class_: &str, tenant: &[u8]) -> PyResult<LaneBatch> {
         let class = class(class_)?;
         let until = Until { gate: Arc::clone(&self.gate), at: AtomicU64::new(0) };

@@ -26,7 +26,9 @@ use crate::server::Binding;
 use crate::tls::kept_key;
 use crate::token::{Transport, read};
 
-pub const PATH: &str = "/3/device";
+const PATH: &str = "/3/device";
+/// Stands before the path of Apple's other environment, which has a host of its own.
+const SANDBOX: &str = "/sandbox";
 
 /// Of the credentials that the simulator gives out; ten characters, as Apple's.
 const TEAM_ID: &str = "SIMULTEAM1";
@@ -62,6 +64,8 @@ const PUSH_TYPES: [(&str, &str); 10] = [
 
 pub struct Apns {
     p8: String,
+    /// A certificate and its key, for who shows no token.
+    client: (String, String),
     /// (team, key) -> the uncompressed point.
     keys: RwLock<HashMap<(String, String), Vec<u8>>>,
     bundle_ids: RwLock<HashSet<String>>,
@@ -99,11 +103,12 @@ pub struct NewKey {
 struct Refusal(u16, &'static str);
 
 impl Apns {
-    pub fn open(directory: &Path, bundle_ids: &[String]) -> Result<Self, String> {
+    pub fn open(directory: &Path, bundle_ids: &[String], client: (String, String)) -> Result<Self, String> {
         let pair: KeyPair = kept_key(&directory.join("apns.p8"))?;
         let ours = ((TEAM_ID.into(), KEY_ID.into()), pair.der_bytes().to_vec());
         Ok(Self {
             p8: pair.serialize_pem(),
+            client,
             keys: RwLock::new(HashMap::from([ours])),
             bundle_ids: RwLock::new(bundle_ids.iter().cloned().collect()),
             tokens: RwLock::default(),
@@ -114,6 +119,12 @@ impl Apns {
     /// What Apple's console would give out.
     pub fn credentials(&self) -> Value {
         json!({"p8Key": self.p8, "keyId": KEY_ID, "teamId": TEAM_ID, "bundleId": BUNDLE_ID})
+    }
+
+    /// The other way in, which Apple had first.
+    pub fn certificate(&self) -> Value {
+        let (certificate, key) = &self.client;
+        json!({"certificate": certificate, "privateKey": key, "bundleId": BUNDLE_ID})
     }
 
     /// Learns one more key.
@@ -137,9 +148,14 @@ impl Apns {
     }
 }
 
+pub fn is_theirs(path: &str) -> bool {
+    path.strip_prefix(SANDBOX).unwrap_or(path).starts_with(PATH)
+}
+
 /// Takes one notification.
 pub fn take(simulator: &Simulator, request: &Request) -> Reply {
     let path = request.head.uri.path();
+    let (sandbox, path) = path.strip_prefix(SANDBOX).map_or((false, path), |path| (true, path));
     let token = path.strip_prefix(PATH).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
     let grammar = read(Transport::Apns, token);
     let payload: Option<Value> = serde_json::from_slice(&request.body).ok();
@@ -164,7 +180,8 @@ pub fn take(simulator: &Simulator, request: &Request) -> Reply {
             check_provider_token(simulator, request, now_s)?;
         }
         check_headers(simulator, request)?;
-        check_payload(request, payload)
+        check_payload(request, payload)?;
+        check_environment(grammar.as_deref(), sandbox)
     };
     let failed = |status, reason| Worded::failed(Answer::json(status, &json!({"reason": reason})), reason);
     let passed = |answer| Worded { answer, reason: None, id: None };
@@ -202,7 +219,10 @@ fn check_route(request: &Request, token: &str) -> Result<(), Refusal> {
 
 fn check_provider_token(simulator: &Simulator, request: &Request, now_s: i64) -> Result<(), Refusal> {
     let apns = &simulator.apns;
-    let authorization = request.header("authorization").ok_or(Refusal(403, "MissingProviderToken"))?;
+    let Some(authorization) = request.header("authorization") else {
+        let certified = request.connection.certified.load(Ordering::Relaxed);
+        return if certified { Ok(()) } else { Err(Refusal(403, "MissingProviderToken")) };
+    };
     let known = apns.tokens.read().expect("no writer panics").get(authorization).cloned();
     let token = match known {
         Some(token) => token,
@@ -321,6 +341,13 @@ fn check_payload(request: &Request, payload: Option<&Value>) -> Result<(), Refus
         Some(Value::Object(_)) => Ok(()),
         _ => Err(Refusal(400, "PayloadEmpty")),
     }
+}
+
+/// A device whose name begins with an environment is known to that one alone.
+fn check_environment(grammar: Option<&str>, sandbox: bool) -> Result<(), Refusal> {
+    let name = grammar.and_then(|grammar| grammar.split_once('-')).map_or("", |(_, name)| name);
+    let stranger = if sandbox { "production" } else { "sandbox" };
+    if name.starts_with(stranger) { Err(Refusal(400, "BadDeviceToken")) } else { Ok(()) }
 }
 
 fn push_type(request: &Request) -> Option<(&'static str, &'static str)> {

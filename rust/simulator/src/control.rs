@@ -26,7 +26,8 @@ pub fn answer(simulator: &Simulator, request: &Request) -> Answer {
     let path = request.head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let done = match (&request.head.method, path) {
         (&Method::GET, "credentials") => {
-            Ok(json!({"apns": simulator.apns.credentials(), "fcm": simulator.oauth.credentials()}))
+            let (apns, certificate) = (simulator.apns.credentials(), simulator.apns.certificate());
+            Ok(json!({"apns": apns, "apnsCertificate": certificate, "fcm": simulator.oauth.credentials()}))
         }
         (&Method::POST, "apns-keys") => learn(simulator, &request.body),
         (&Method::POST, "mint") => mint(simulator, &request.body),

@@ -8,7 +8,7 @@
 //!
 //! | Path                                | What                                                                     |
 //! |-------------------------------------|--------------------------------------------------------------------------|
-//! | `POST /3/device/<token>`            | APNs (`apns`), HTTP/2 only                                               |
+//! | `POST /3/device/<token>`            | APNs (`apns`), HTTP/2 only; development's below `/sandbox`               |
 //! | `POST /token`                       | OAuth of the service account (`oauth`)                                   |
 //! | `POST /v1/projects/<p>/messages:send` | FCM (`fcm`)                                                            |
 //! | `POST /push/<token>`                | Web Push (`webpush`), decrypted                                          |
@@ -108,7 +108,7 @@ impl Server {
         // Of a former run, that was killed.
         let _ = std::fs::remove_file(&config.ready_file);
         let host = config.advertised();
-        let (tls, ca_file) = tls::server(&config.certificate_dir, host)?;
+        let tls = tls::open(&config.certificate_dir, host, config::BUNDLE_ID)?;
         let listener = TcpListener::bind((config.host.as_str(), config.port))
             .await
             .map_err(|error| format!("{}:{}: {error}", config.host, config.port))?;
@@ -125,7 +125,7 @@ impl Server {
             log: log::Log::open(&config.log_file)?,
             stats: stats::Stats::default(),
             switches: RwLock::default(),
-            apns: apns::Apns::open(&config.certificate_dir, &config.bundle_ids)?,
+            apns: apns::Apns::open(&config.certificate_dir, &config.bundle_ids, tls.client)?,
             oauth: oauth::OAuth::new(&url, &seed)?,
             webpush: webpush::Webpush::default(),
             tries: Mutex::default(),
@@ -136,8 +136,8 @@ impl Server {
         let server = Self {
             simulator,
             listener,
-            acceptor: TlsAcceptor::from(tls),
-            ca_file,
+            acceptor: TlsAcceptor::from(tls.server),
+            ca_file: tls.ca_file,
             ready_file: config.ready_file.clone(),
         };
         server.announce(config, port)?;

@@ -44,6 +44,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Connection {
     /// From 1, in the order of arrival.
     pub number: u64,
+    /// The client has shown a certificate of ours.
+    pub certified: AtomicBool,
     /// Of APNs: the team and key that the first good token named.
     pub bound: OnceLock<Binding>,
     cut: Notify,
@@ -102,6 +104,7 @@ async fn hold(
         return;
     };
     simulator.stats.connections.add();
+    connection.certified.store(stream.get_ref().1.peer_certificates().is_some(), Ordering::Relaxed);
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         let _ = hold_http2(simulator, connection, stream, stopped).await;
     } else {
@@ -285,7 +288,7 @@ async fn answer(simulator: &Arc<Simulator>, request: Request) -> Option<Answer> 
 
 async fn route(simulator: &Arc<Simulator>, request: Request) -> Reply {
     let path = request.head.uri.path();
-    if path.starts_with(apns::PATH) {
+    if apns::is_theirs(path) {
         apns::take(simulator, &request)
     } else if path.starts_with(fcm::SEND_PREFIX) && path.ends_with(fcm::SEND_SUFFIX) {
         fcm::take(simulator, &request)
@@ -311,7 +314,7 @@ fn is_fair_game(path: &str) -> bool {
 impl Connection {
     /// Apple allows one stream until a provider token has been accepted. True while that is still open.
     fn begins(&self, simulator: &Simulator, head: &Parts) -> bool {
-        if self.proven.load(Ordering::Acquire) || !head.uri.path().starts_with(apns::PATH) {
+        if self.proven.load(Ordering::Acquire) || !apns::is_theirs(head.uri.path()) {
             return false;
         }
         if self.unproven.fetch_add(1, Ordering::AcqRel) > 0 {

@@ -1,7 +1,8 @@
 //! Device tokens that say what is to happen, and tokens that look real and say the same.
 //!
 //! The grammar is `<outcome>[~ms][-rest]`, on every transport: `ok`, `gone-17`, `flaky~250-abc`. The rest is a name and
-//! means nothing, with one exception: `junk-error..` is junk in an error answer. A minted token carries its grammar behind a
+//! means nothing, with two exceptions: `junk-error..` is junk in an error answer, and to APNs `ok-sandbox..` is a device of
+//! development and `ok-production..` one of an app from the store; any other is known in both environments. A minted token carries its grammar behind a
 //! marker, so nothing has to be remembered: the simulator can be restarted, and minting twice gives the same token.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};

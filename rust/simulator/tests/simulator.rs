@@ -127,6 +127,49 @@ async fn provider_tokens() {
 }
 
 #[tokio::test]
+async fn apns_knows_a_certificate() {
+    let running = Running::start("apns_knows_a_certificate").await;
+    let given = running.client().await.ask("GET", "/_/credentials", Value::Null).await["apnsCertificate"].take();
+    let text = |name: &str| given[name].as_str().unwrap().to_owned();
+    let client =
+        Client::connect_as(&running.authority(), &running.ca_file, &text("certificate"), &text("privateKey")).await;
+    let mut headers = apns_headers("")[1..].to_vec();
+    let accepted = client.call("POST", "/3/device/ok", &headers, &apns_payload("s")).await.unwrap();
+    assert_eq!(accepted.status, 200);
+    headers[0].1 = "com.somebody.else";
+    let refused = client.call("POST", "/3/device/ok", &headers, &apns_payload("s")).await.unwrap();
+    assert_eq!((refused.status, refused.reason()), (400, "TopicDisallowed".into()));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn apns_has_two_environments() {
+    let running = Running::start("apns_has_two_environments").await;
+    let client = running.client().await;
+    let bearer = client.bearer(0).await;
+    let devices = [
+        ("ok-sandbox-1", "/sandbox"),
+        ("ok-production-1", ""),
+        ("ok-any", ""),
+        ("ok-any", "/sandbox"),
+        ("gone-sandbox", "/sandbox"),
+    ];
+    for (device, theirs) in devices {
+        for environment in ["", "/sandbox"] {
+            let path = format!("{environment}/3/device/{device}");
+            let said = client.call("POST", &path, &apns_headers(&bearer), &apns_payload("s")).await.unwrap();
+            let known = environment == theirs || device == "ok-any";
+            match (known, device) {
+                (true, "gone-sandbox") => assert_eq!(said.status, 410),
+                (true, _) => assert_eq!(said.status, 200, "{path}"),
+                (false, _) => assert_eq!((said.status, said.reason()), (400, "BadDeviceToken".into()), "{path}"),
+            }
+        }
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn apns_checks() {
     let running = Running::start("apns_checks").await;
     let client = running.client().await;

@@ -1,9 +1,12 @@
 """Credentials: checked, sealed, never shown; the org's one VAPID key pair."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.api import Api
 from tests.make import Make, Org
@@ -15,6 +18,24 @@ from sendora.modules import push
 from sendora.modules.push import credentials
 from sendora.modules.push.model.providers import Apns, Fcm
 from sendora.modules.push.model.tokens import decode_key
+
+
+def certified(days: int) -> dict[str, object]:
+    """The body of a request with a certificate that ends in so many days."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Apple Push Services: com.example.app")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=60))
+        .not_valid_after(now + timedelta(days=days))
+        .sign(key, hashes.SHA256())
+    )
+    text = certificate.public_bytes(serialization.Encoding.PEM).decode()
+    return {**dict.fromkeys(APNS), "certificate": text, "privateKey": pem(key), "bundleId": "com.example.app"}
+
+
+CERTIFIED = certified(days=30)
 
 
 async def test_apns_is_stored_and_shown_without_its_key(api: Api, org: Org, kernel: Kernel, db: Database) -> None:
@@ -30,6 +51,22 @@ async def test_apns_is_stored_and_shown_without_its_key(api: Api, org: Org, kern
     assert b"PRIVATE" not in sealed
     found = await credentials.find(kernel, org.id, org.project, "apns")
     assert found is not None and isinstance(found.secret, Apns) and found.secret.p8 == P8
+
+
+@pytest.mark.rule("B022", "B089")
+async def test_a_certificate_in_place_of_a_key(api: Api, org: Org, db: Database) -> None:
+    """Shown by when it ends; stored anew it replaces the key."""
+    await api.put("/push/providers/apns", APNS, key=org.sk)
+    put = await api.put("/push/providers/apns", certified(days=30), key=org.sk)
+    assert put.status == 200, put
+    shown = put.data["apns"]
+    assert (shown["keyId"], shown["teamId"], shown["bundleIds"]) == (None, None, ["com.example.app"])
+    left = datetime.fromisoformat(shown["certificateExpiresAt"]) - datetime.now(UTC)
+    assert timedelta(days=29) < left < timedelta(days=30)
+    assert b"PRIVATE KEY" not in put.body
+    sealed = await db.fetchval("SELECT sealed FROM push_providers WHERE org_id = $1", org.id)
+    assert b"PRIVATE" not in sealed
+    assert b"CERTIFICATE" not in sealed
 
 
 @pytest.mark.rule("B091")
@@ -54,6 +91,13 @@ async def test_the_fcm_project_comes_from_the_file(api: Api, org: Org, kernel: K
         ({"bundleId": "a b"}, "bundleIds"),
         ({"environment": "staging"}, "environment"),
         ({"certificate": "x"}, "certificate"),
+        (CERTIFIED | {"privateKey": None}, "privateKey"),
+        (CERTIFIED | {"certificate": None}, "certificate"),
+        (CERTIFIED | {"certificate": P8}, "certificate"),
+        (CERTIFIED | {"privateKey": P8}, "privateKey"),
+        (CERTIFIED | {"privateKey": "none"}, "privateKey"),
+        (certified(days=-1), "certificate"),
+        (CERTIFIED | {"bundleId": None}, "bundleId"),
         ({"projectId": str(uuid4())}, "projectId"),
     ],
 )

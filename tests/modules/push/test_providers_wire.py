@@ -15,6 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 from tests.modules.push.conftest import P8, RSA, b64url, subscription
 
+from sendora.delivery.phases import Identity
 from sendora.modules.push import apns, fcm, grants, webpush
 from sendora.modules.push.consumers import RETIRES
 from sendora.modules.push.model.content import Action, Critical, Raw
@@ -70,7 +71,9 @@ def address(**said: Any) -> Address:
 
 def built_apns(built: Parts, whom: Address) -> tuple[Posted, dict[str, Any]]:
     body = apns.payload(built, whom)
-    call = apns.build(built, whom, APNS, url="https://apple", lane="apns:x", bearer="jwt", now_s=NOW_S, body=body)
+    to = apns.destination(APNS, whom)
+    assert to is not None
+    call = apns.build(built, whom, APNS, to, url="https://apple", lane="apns:x", bearer="jwt", now_s=NOW_S, body=body)
     return call, msgspec.json.decode(body)
 
 
@@ -126,21 +129,42 @@ def test_apns_silent_and_raw() -> None:
     assert built_apns(parts(interruption="passive"), address())[0].headers["apns-priority"] == "5"
 
 
+def test_raw_parts_can_take_something_out() -> None:
+    """RFC 7396: null removes, so that an app may get data alone and show it itself."""
+    raw = Raw(fcm={"notification": None, "android": {"notification": {"channel_id": "orders"}}})
+    built = fcm.message(parts(raw=raw), address())
+    assert "notification" not in built
+    assert built["android"] == {"priority": "HIGH", "notification": {"channel_id": "orders"}}
+
+
+@pytest.mark.rule("B089")
+def test_a_certificate_needs_no_token() -> None:
+    secret = msgspec.structs.replace(APNS, p8=None, identity=Identity(certificate="c", key="k"))
+    to = apns.destination(secret, address())
+    assert to is not None
+    said = {"url": "https://apple", "lane": "apns:x", "bearer": "", "now_s": NOW_S, "body": b"{}"}
+    call = apns.build(parts(), address(), secret, to, **said)  # type: ignore[arg-type]
+    assert "authorization" not in call.headers
+    assert call.identity == secret.identity
+
+
 @pytest.mark.parametrize(
     ("credential", "device", "host"),
     [
-        (None, "production", "production"),
-        (None, "sandbox", "sandbox"),
-        ("production", "production", "production"),
+        (None, "production", ("production", True)),
+        (None, "production?", ("production", False)),
+        (None, "sandbox", ("sandbox", True)),
+        (None, "sandbox?", ("sandbox", False)),
+        ("production", "production", ("production", False)),
         ("production", "sandbox", None),
-        ("sandbox", "production", "sandbox"),
-        ("sandbox", "sandbox", "sandbox"),
+        ("sandbox", "production", ("sandbox", False)),
+        ("sandbox", "sandbox", ("sandbox", False)),
     ],
 )
-def test_apns_environment(credential: str | None, device: str, host: str | None) -> None:
-    """A production key never tries a development device: Apple would call its token bad."""
+def test_apns_destination(credential: str | None, device: str, host: tuple[str, bool] | None) -> None:
+    """A production key never tries a development device: Apple would call its token bad. A key for both tries twice."""
     secret = msgspec.structs.replace(APNS, environment=credential)
-    assert apns.environment(secret, address(environment=device)) == host
+    assert apns.destination(secret, address(environment=device)) == host
 
 
 D, R, A = "deferred", "rejected", "accepted"

@@ -19,7 +19,7 @@ from tests.core.copybytes import Json, Ms, stream
 from tests.modules.push.conftest import P8, RSA, b64url
 
 from sendora import _core
-from sendora.delivery.phases import Outcome
+from sendora.delivery.phases import Identity, Outcome
 from sendora.kernel.config import Push
 from sendora.kernel.ids import OrgId
 from sendora.modules.push import apns, fcm, webpush, wire
@@ -40,6 +40,7 @@ NOW_S = NOW_MS // 1_000
 TRAITS = {"name": 'Zoë "Z" \\ \n\x01\U0001f600', "n": 1.5, "empty": "", "deep": {"er": "}}{{"}, "long": "é" * 900}
 SHORT = TRAITS | {"long": ""}
 
+KNOWN = Identity(certificate="c", key="k")
 APNS = Apns(p8=P8, key_id="ABC123DEFG", team_id="TEAM123456", bundle_ids=["com.a", "com.b"], environment=None)
 FCM = Fcm(project="shop-1", client_email="a@b", private_key=RSA, private_key_id=None, token_uri="https://o/token")
 VAPID = webpush.generate()
@@ -232,7 +233,7 @@ rows = st.fixed_dictionaries(
         "user": st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5),
         "email": st.none() | st.just("z@example.com"),
         "traits": st.sampled_from([TRAITS, SHORT, SHORT, {}, {"name": "\\"}]),
-        "environment": st.sampled_from(["production", "sandbox"]),
+        "environment": st.sampled_from(["production", "sandbox", "production?", "sandbox?"]),
         "bundle": st.sampled_from([None, "", "com.b"]),
         "keys": st.sampled_from([True, True, True, False]),
     }
@@ -255,7 +256,7 @@ rows = st.fixed_dictionaries(
 def cases(draw: st.DrawFn) -> Case:
     environment = draw(st.sampled_from([None, "production", "sandbox"]))
     secrets: dict[Transport, Any] = {
-        "apns": msgspec.structs.replace(APNS, environment=environment),
+        "apns": msgspec.structs.replace(APNS, environment=environment, identity=draw(st.sampled_from([None, KNOWN]))),
         "fcm": FCM,
         "webpush": VAPID,
     }

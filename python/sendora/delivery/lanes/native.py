@@ -103,7 +103,10 @@ class NativeLanes:
         way.batch = self.core.batch(number, chunk.class_, chunk.org.bytes)
         self._ways[number] = way
         names = {call.lane for call in calls}
+        identities = {call.lane: call.identity for call in calls if call.identity is not None}
         try:
+            for name, identity in identities.items():
+                self.core.identify(name, identity.certificate.encode(), identity.key.encode())
             done = 0
             # Once all of its lanes are held, the rest of the chunk waits as it is.
             while done < len(calls) and not way.failed and not all(self.held_s(name) for name in names):

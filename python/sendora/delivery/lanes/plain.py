@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
@@ -36,7 +37,7 @@ from sendora.delivery.lanes.seam import (
     provider_of,
 )
 from sendora.delivery.lanes.standing import Standing
-from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Reply
+from sendora.delivery.phases import BLOCKED, Call, Chunk, Class, Identity, Reply
 from sendora.kernel.clock import millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.outbound import BlockedAddress, open_connections, read_body
@@ -81,15 +82,15 @@ class PlainLanes:
     async def run(self, sending: "Sending", calls: Sequence[Call], chunk: Chunk, gate: Gate) -> None:
         self._standing.watch()
         failed: list[Exception] = []
-        names = {call.lane for call in calls}
+        identities = {call.lane: call.identity for call in calls}
         async with asyncio.TaskGroup() as tasks:
             done = 0
             # Once all of its lanes are held, the rest of the chunk waits as it is.
-            while done < len(calls) and not failed and not all(self.held_s(name) for name in names):
+            while done < len(calls) and not failed and not all(self.held_s(name) for name in identities):
                 places = await promised(
                     calls[done : done + SLICE],
                     chunk,
-                    lambda name: self._window(name, chunk.class_),
+                    lambda name: self._window(name, identities.get(name), chunk.class_),
                     self._quotas,
                     gate,
                 )
@@ -108,8 +109,8 @@ class PlainLanes:
         if failed:
             raise failed[0]
 
-    async def _window(self, name: str, class_: Class) -> Window | None:
-        lane = await self._lane(name)
+    async def _window(self, name: str, identity: Identity | None, class_: Class) -> Window | None:
+        lane = await self._lane(name, identity)
         if lane is None or lane.closed_until > self._clock():
             return None  # Whoever goes there is answered at once.
         return lane.promised[class_]
@@ -152,7 +153,7 @@ class PlainLanes:
             failed.append(error)
 
     async def _send(self, call: Call, class_: Class, gate: Gate) -> Reply:
-        lane = await self._lane(call.lane)
+        lane = await self._lane(call.lane, call.identity)
         if lane is None:
             return Reply(position=call.position, fate="unsent", detail="lanes_busy")
         async with lane.slot(class_):
@@ -168,7 +169,7 @@ class PlainLanes:
         self._kernel.metrics.observe("lane_seconds", self._clock() - started, provider=provider)
         return reply
 
-    async def _lane(self, name: str) -> "_Lane | None":
+    async def _lane(self, name: str, identity: Identity | None) -> "_Lane | None":
         now = self._clock()
         lane = self._lanes.get(name)
         if lane is None:
@@ -181,7 +182,9 @@ class PlainLanes:
                 self._web = self._web or self._kernel.outbound.client()
                 lane = _Lane(None, [_Connection(self._web)], 1, now)
             else:
-                lane = _Lane(self._kernel.outbound.client, [], self._kernel.settings.dispatch.connections, now)
+                known_by = None if identity is None else (identity.certificate, identity.key)
+                make = partial(self._kernel.outbound.client, identity=known_by)
+                lane = _Lane(make, [], self._kernel.settings.dispatch.connections, now)
             self._lanes[name] = lane
         lane.used_at = now
         return lane

@@ -4,7 +4,7 @@ It serves the httpx lane, and it is the oracle of the native one.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
@@ -41,9 +41,18 @@ INSTANT_MAX: Final = 10**15
 MISMATCH: Final = "environment_mismatch"
 """A development device under a credential that is valid for production alone."""
 
+GUESS: Final = "?"
+"""Stands behind an environment that is tried because the device's own did not know it."""
+
+BAD_DEVICE_TOKEN: Final = "BadDeviceToken"  # noqa: S105 - a reason's name
+"""What each environment says of the other's devices."""
+
+ELSEWHERE: Final = Schedule(base_s=1.0, doubling=False)
+"""For a device that one environment does not know, and the other may."""
+
 REASONS: Final[Mapping[str, Meaning]] = {
     "BadCollapseId": REJECTED,
-    "BadDeviceToken": Meaning(retires=True, doubtful=True),
+    BAD_DEVICE_TOKEN: Meaning(retires=True, doubtful=True),
     "BadExpirationDate": REJECTED,
     "BadMessageId": REJECTED,
     "BadPriority": REJECTED,
@@ -89,6 +98,14 @@ STATUSES: Final[Mapping[int, Meaning]] = {
 OTHER_5XX: Final = Meaning(retry=DOWN)
 
 
+class Destination(NamedTuple):
+    """One of Apple's two hosts."""
+
+    environment: str
+    elsewhere: bool
+    """A device that it does not know is to be tried in the other one."""
+
+
 def payload(parts: Parts, address: Address) -> bytes:
     """The body: `aps` for the system, the rest beside it for the app (providers.md 1.7, 1.9)."""
     stamped = stamps(parts.send, address.recipient)
@@ -101,10 +118,19 @@ def payload(parts: Parts, address: Address) -> bytes:
 
 
 def build(
-    parts: Parts, address: Address, secret: Apns, *, url: str, lane: str, bearer: str, now_s: int, body: bytes
+    parts: Parts,
+    address: Address,
+    secret: Apns,
+    destination: Destination,
+    *,
+    url: str,
+    lane: str,
+    bearer: str,
+    now_s: int,
+    body: bytes,
 ) -> Posted:
-    headers = {
-        "authorization": f"bearer {bearer}",
+    headers = {} if secret.identity is not None else {"authorization": f"bearer {bearer}"}
+    headers |= {
         "apns-topic": address.bundle_id or secret.bundle_ids[0],
         "apns-push-type": "background" if parts.silent else "alert",
         "apns-priority": "5" if parts.silent or parts.interruption == "passive" else "10",
@@ -120,23 +146,28 @@ def build(
         url=f"{url}/3/device/{address.token}",
         headers=headers,
         body=body,
+        identity=secret.identity,
         recipient=address.recipient,
         user_id=address.user_id,
         variant=address.variant,
         transport="apns",
         grant=bearer,
+        elsewhere=destination.elsewhere,
     )
 
 
-def environment(secret: Apns, address: Address) -> str | None:
-    """Which of Apple's hosts, None when the credential cannot reach the device.
+def destination(secret: Apns, address: Address) -> Destination | None:
+    """Where the device is asked for; None when the credential cannot reach it.
 
-    A key for both follows the token. A sandbox key means development, where every device is one; but a production key
-    must not try a development device: Apple would call its token bad, and it is not.
+    A credential for both follows the token, and tries the other host once where the first does not know the device:
+    apps tell the wrong one, and a device must not be lost for it. A sandbox credential means development, where every
+    device is one; but a production credential must not try a development device: Apple would call its token bad, and
+    it is not.
     """
-    if secret.environment is None or secret.environment == address.environment:
-        return address.environment
-    return "sandbox" if secret.environment == "sandbox" else None
+    said = address.environment.removesuffix(GUESS)
+    if secret.environment is None:
+        return Destination(said, elsewhere=said == address.environment)
+    return Destination(secret.environment, elsewhere=False) if secret.environment in (said, "sandbox") else None
 
 
 def lane(credential: UUID, environment: str) -> str:

@@ -7,7 +7,7 @@ words and the decision are the library's, the requests are built by apns, fcm an
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
@@ -19,7 +19,18 @@ import msgspec
 
 from sendora import _core
 from sendora.delivery.channel import Connection, Ready, Shipped
-from sendora.delivery.phases import BLOCKED, ENDPOINT_BLOCKED, SHARDS, Call, Chunk, Outcome, Reply, Send, Targets
+from sendora.delivery.phases import (
+    BLOCKED,
+    ENDPOINT_BLOCKED,
+    SHARDS,
+    Call,
+    Chunk,
+    Identity,
+    Outcome,
+    Reply,
+    Send,
+    Targets,
+)
 from sendora.delivery.retry import retry_after_s, wait_s
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
@@ -186,6 +197,8 @@ class PushSending:
         if reply.fate == "unknown":
             return self._unanswered(posted, NO_ANSWER, chunk, now_ms)
         verdict = READERS[posted.transport](reply.status, reply.headers, reply.body)
+        if posted.elsewhere and verdict.reason == apns.BAD_DEVICE_TOKEN:
+            verdict = msgspec.structs.replace(verdict, state="deferred", retry=apns.ELSEWHERE, retry_after=None)
         if self._process.halts.heard(self._send.id, call.lane, verdict):
             self._kernel.log.error("push.halted", send=str(self._send.id), lane=call.lane, reason=verdict.reason)
         if verdict.state == "damaged":
@@ -224,6 +237,8 @@ class PushSending:
         self, lanes: _core.Lanes, chunk: Chunk, rows: bytes, caps: _core.Caps | None, now_ms: int
     ) -> Shipped:
         tokens = await self._tokens(wire.TRANSPORTS)
+        for lane, identity in self._identities():
+            lanes.identify(lane, identity.certificate.encode(), identity.key.encode())
         send = self._send
         expires_ms = -int(-send.expires_at.timestamp() * 1_000 // 1)
         shipment = await asyncio.to_thread(
@@ -253,6 +268,13 @@ class PushSending:
             shipped.shipment.renew(renewed, self._wire(fresh))
         if len(renewed) < len(transports):
             shipped.shipment.renew([transport for transport in transports if transport not in renewed], None)
+
+    def _identities(self) -> Iterator[tuple[str, Identity]]:
+        """The lanes on which a provider knows us by a certificate."""
+        match self._credentials.get("apns"):
+            case Credential(id=id_, secret=Apns(identity=Identity() as identity)):
+                for environment in wire.ENVIRONMENTS:
+                    yield apns.lane(id_, environment), identity
 
     def _wire(self, tokens: dict[Transport, str | None]) -> _core.Wire:
         """Compiled once for as long as the provider tokens stay the same."""
@@ -349,16 +371,16 @@ class PushSending:
         credential, urls = self._credentials[transport], self._kernel.settings.push
         match credential:
             case Credential(id=id_, secret=Apns() as secret):
-                environment = apns.environment(secret, address)
-                if environment is None:
+                to = apns.destination(secret, address)
+                if to is None:
                     return apns.MISMATCH
                 body = apns.payload(parts, address)
                 if len(body) > apns.PAYLOAD_MAX:
                     return TOO_LARGE
-                url, lane = apns.url(urls, environment), apns.lane(id_, environment)
+                url, lane = apns.url(urls, to.environment), apns.lane(id_, to.environment)
                 if halted := self._process.halts.reason(self._send.id, lane):
                     return halted
-                return apns.build(parts, address, secret, url=url, lane=lane, bearer=token, now_s=now_s, body=body)
+                return apns.build(parts, address, secret, to, url=url, lane=lane, bearer=token, now_s=now_s, body=body)
             case Credential(id=id_, secret=Fcm() as secret):
                 built = fcm.message(parts, address)
                 if fcm.size(built) > fcm.PAYLOAD_MAX:

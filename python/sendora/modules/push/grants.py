@@ -88,7 +88,9 @@ class Grants:
 
     async def token(self, credential: Credential, *, refused: str | None = None) -> str:
         """A token that is good now. `refused` is one that the provider has just called expired: a fresh one is made
-        unless the last is too young. Raises Unavailable when none can be had."""
+        unless the last is too young; "" for who is known by a certificate. Raises Unavailable when none can be had."""
+        if isinstance(credential.secret, Apns) and credential.secret.identity is not None:
+            return ""
         kept = self._kept.get(credential.id)
         if kept is not None and kept.value != refused and self._kernel.clock.monotonic() < kept.until:
             return kept.value
@@ -167,6 +169,8 @@ async def mint(kernel: Kernel, credential: Credential, now_s: int) -> Minted:
 
 def apns_token(secret: Apns, now_s: int) -> str:
     """ES256 with the signature as r and s, which is what JOSE means by it; no claims but these two."""
+    if secret.p8 is None:
+        raise TypeError("a certificate needs no token")
     header = {"alg": "ES256", "kid": secret.key_id}
     claims = {"iss": secret.team_id, "iat": now_s}
     return jwt.encode(header, claims, ECKey.import_key(secret.p8), algorithms=["ES256"])

@@ -81,6 +81,8 @@ class Posted(Call, frozen=True, kw_only=True):
     transport: Transport
     grant: str
     """The provider token it carries; what a `renew` compares with."""
+    elsewhere: bool = False
+    """It went to one of a provider's two environments, and a device that is not known there may be the other's."""
 
 
 class Meaning(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,13 +151,17 @@ def ttl_s(parts: Parts, now_s: int) -> int:
 
 
 def merge(built: dict[str, Any], raw: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`raw` over what was built: objects are merged, everything else is replaced."""
-    if not raw:
-        return built
+    """`raw` over what was built, as a JSON Merge Patch (RFC 7396): objects are merged, null takes something out, and
+    everything else is replaced."""
     merged = dict(built)
-    for key, value in raw.items():
-        ours = merged.get(key)
-        merged[key] = merge(ours, value) if isinstance(ours, dict) and isinstance(value, dict) else value
+    for key, value in (raw or {}).items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            ours = merged.get(key)
+            merged[key] = merge(ours if isinstance(ours, dict) else {}, value)
+        else:
+            merged[key] = value
     return merged
 
 

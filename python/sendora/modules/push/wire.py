@@ -48,6 +48,7 @@ ENVIRONMENTS: Final[tuple[Environment, ...]] = ("production", "sandbox")
 class _Host(msgspec.Struct, frozen=True):
     lane: str
     url: str
+    elsewhere: bool = False
 
 
 class _Carrier(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -188,23 +189,23 @@ def _apns(marks: _Marks, credential: Credential, secret: Apns, token: str, urls:
     hosts: dict[str, _Host | None] = {}
     headers: dict[str, str] = {}
     bundle = ""
-    for device in ENVIRONMENTS:
+    for device in (one + suffix for one in ENVIRONMENTS for suffix in ("", apns.GUESS)):
         address = marks.address(environment=device)
-        environment = apns.environment(secret, address)
-        if environment is None:
+        to = apns.destination(secret, address)
+        if to is None:
             hosts[device] = None
             continue
         said: dict[str, Any] = {
-            "url": apns.url(urls, environment),
-            "lane": apns.lane(credential.id, environment),
+            "url": apns.url(urls, to.environment),
+            "lane": apns.lane(credential.id, to.environment),
             "bearer": token,
             "now_s": marks.now_s,
             "body": b"",
         }
-        call = apns.build(marks.combinations[0], address, secret, **said)
-        plain = apns.build(marks.combinations[0], marks.address(bundle=False), secret, **said)
+        call = apns.build(marks.combinations[0], address, secret, to, **said)
+        plain = apns.build(marks.combinations[0], marks.address(bundle=False), secret, to, **said)
         headers, bundle = call.headers, plain.headers["apns-topic"]
-        hosts[device] = _Host(call.lane, call.url)
+        hosts[device] = _Host(call.lane, call.url, to.elsewhere)
     return _Carrier(
         bytes_max=apns.PAYLOAD_MAX,
         bodies=[apns.payload(parts, marks.address()).decode() for parts in marks.combinations],

@@ -11,6 +11,8 @@ use crate::retry::Schedule;
 pub const SOON: Schedule = Schedule::doubling(5.0);
 /// For a 429 that names no time.
 pub const THROTTLED: Schedule = Schedule::doubling(60.0);
+/// For a device that one environment of a provider does not know, and the other may.
+pub const ELSEWHERE: Schedule = Schedule { base_s: 1.0, doubling: false, jitter: true };
 /// For a success that is not the provider's: something stands between us and it.
 pub const DAMAGED: Schedule = Schedule::doubling(30.0);
 
@@ -45,6 +47,17 @@ pub struct Verdict<'h> {
     pub renews: bool,
     /// The credential is refused, whoever the recipient is.
     pub hopeless: bool,
+}
+
+impl Verdict<'_> {
+    /// Of an answer that comes from one environment of two, where the device may belong to the other.
+    #[must_use]
+    pub fn elsewhere(self) -> Self {
+        if self.reason.as_deref() != Some(apns::BAD_DEVICE_TOKEN) {
+            return self;
+        }
+        Self { state: State::Deferred, retry: Some(ELSEWHERE), retry_after: None, ..self }
+    }
 }
 
 /// What one reason of a provider's table asks of us. Whether it retires the address is told from the ledger later.

@@ -10,12 +10,15 @@ use crate::retry::Schedule;
 /// Apple asks for 15 minutes after a 500 or 503 (providers.md 3.6).
 const DOWN: Schedule = Schedule { base_s: 900.0, doubling: false, jitter: true };
 
+/// What each environment says of the other's devices.
+pub(super) const BAD_DEVICE_TOKEN: &str = "BadDeviceToken";
+
 /// Fifteen digits of milliseconds end in the year 33658; what is beyond is no instant.
 const INSTANT_MAX: i64 = 1_000_000_000_000_000;
 
 const REASONS: [(&str, Meaning); 33] = [
     ("BadCollapseId", REJECTED),
-    ("BadDeviceToken", REJECTED),
+    (BAD_DEVICE_TOKEN, REJECTED),
     ("BadExpirationDate", REJECTED),
     ("BadMessageId", REJECTED),
     ("BadPriority", REJECTED),

@@ -75,6 +75,8 @@ struct Host {
     lane: Arc<Lane>,
     path: Shape,
     halted: Option<Arc<str>>,
+    /// A device that is not known there may be known by the provider's other environment.
+    elsewhere: bool,
 }
 
 /// Names the connections that a request may travel on.
@@ -232,6 +234,13 @@ impl Wire {
 
     pub fn send(&self) -> Id {
         self.send
+    }
+
+    /// Whether a device that is not known where the parcel goes is to be tried in the provider's other environment.
+    pub fn elsewhere(&self, transport: Transport, parcel: &Parcel) -> bool {
+        let hosts = self.provider(transport).map(|provider| provider.hosts.as_slice()).unwrap_or_default();
+        let host = hosts.get(usize::from(parcel.host)).and_then(|(_, host)| host.as_ref());
+        host.is_some_and(|host| host.elsewhere)
     }
 
     /// The parcel's request as of now; a browser's is encrypted under a fresh key each time.
@@ -462,14 +471,17 @@ fn carrier(
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| refused(error.to_string()))?;
         headers.push((name, value));
     }
-    let mut hosts = Vec::new();
+    let mut hosts: Vec<(String, Option<Host>)> = Vec::new();
     for (environment, host) in spec.hosts {
         let host = host.map(|host| {
             let (base, path) = webpush::split(&host.url);
+            let known = hosts.iter().filter_map(|(_, known)| known.as_ref().map(|known| &known.lane));
+            let known = known.into_iter().find(|lane| *lane.name == *host.lane && lane.base == base).cloned();
             Ok(Host {
                 halted: halted.get(&host.lane).map(|reason| reason.as_str().into()),
-                lane: Arc::new(Lane { transport, name: host.lane.into(), base }),
+                lane: known.unwrap_or_else(|| Arc::new(Lane { transport, name: host.lane.into(), base })),
                 path: Shape::new(path, marks)?,
+                elsewhere: host.elsewhere,
             })
         });
         hosts.push((environment, host.transpose()?));
@@ -490,8 +502,8 @@ fn carrier(
     })))
 }
 
-/// Production and development.
-const HOSTS_MAX: usize = 2;
+/// Production and development, each as what the device says of itself and as what is tried instead.
+const HOSTS_MAX: usize = 4;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -535,4 +547,6 @@ struct CarrierSpec {
 struct HostSpec {
     lane: String,
     url: String,
+    #[serde(default)]
+    elsewhere: bool,
 }

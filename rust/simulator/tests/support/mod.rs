@@ -12,7 +12,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use ring::{aead, agreement, hmac};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use sendora_simulator::{Config, Server};
 use serde_json::{Value, json};
@@ -105,14 +105,30 @@ pub fn lines(log_file: &Path) -> Vec<Value> {
 }
 
 pub async fn tls(authority: &str, ca_file: &Path, protocol: &[u8]) -> TlsStream<TcpStream> {
+    tls_as(authority, ca_file, protocol, None).await
+}
+
+/// `identity`: a certificate and its key, PEM.
+async fn tls_as(
+    authority: &str,
+    ca_file: &Path,
+    protocol: &[u8],
+    identity: Option<(&str, &str)>,
+) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca_file).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+            config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+        }
+    };
     config.alpn_protocols = vec![protocol.to_vec()];
     let socket = TcpStream::connect(authority).await.unwrap();
     let name = ServerName::try_from(authority.rsplit_once(':').unwrap().0.to_owned()).unwrap();
@@ -121,7 +137,15 @@ pub async fn tls(authority: &str, ca_file: &Path, protocol: &[u8]) -> TlsStream<
 
 impl Client {
     pub async fn connect(authority: &str, ca_file: &Path) -> Self {
-        let stream = tls(authority, ca_file, b"h2").await;
+        Self::speaking(authority, tls(authority, ca_file, b"h2").await).await
+    }
+
+    /// Known by a certificate.
+    pub async fn connect_as(authority: &str, ca_file: &Path, certificate: &str, key: &str) -> Self {
+        Self::speaking(authority, tls_as(authority, ca_file, b"h2", Some((certificate, key))).await).await
+    }
+
+    async fn speaking(authority: &str, stream: TlsStream<TcpStream>) -> Self {
         let (http2, connection) = h2::client::handshake(stream).await.unwrap();
         Self { http2, ended: tokio::spawn(connection), authority: authority.into() }
     }

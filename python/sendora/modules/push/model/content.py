@@ -64,7 +64,8 @@ class Critical(WireIn, frozen=True, kw_only=True):
 
 
 class Raw(WireIn, frozen=True, kw_only=True):
-    """Parts in a provider's own words, merged over what is built."""
+    """Parts in a provider's own words, merged over what is built as RFC 7396 says: null takes a part out, so that
+    `{"fcm": {"notification": null}}` makes a message of data alone."""
 
     apns: dict[str, Any] | None = None
     fcm: dict[str, Any] | None = None

@@ -13,9 +13,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 from msgspec import Meta
 
-from sendora.kernel.errors import ValidationFailed
+from sendora.delivery.phases import Identity
+from sendora.kernel.clock import iso
 from sendora.kernel.ids import OrgId
 from sendora.kernel.wire import Wire, WireIn
 from sendora.modules.push.model.content import FieldErrors, raise_for
@@ -62,15 +64,18 @@ class FcmIn(WireIn, frozen=True, kw_only=True):
 
 
 class Apns(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sealed of an APNs credential."""
+    """What is sealed of an APNs credential: a key that signs provider tokens, or a certificate (B089)."""
 
-    p8: str
-    key_id: str
-    team_id: str
+    p8: str | None = None
+    key_id: str | None = None
+    team_id: str | None = None
+    identity: Identity | None = None
+    expires_at: datetime | None = None
+    """The certificate's end."""
     bundle_ids: list[str]
     """The first is the default topic."""
     environment: Environment | None
-    """Where the key is valid; None for the keys that are valid in both, and then the token says where it belongs."""
+    """Where it is valid; None for what is valid in both, and then the device's token says where it belongs."""
 
     def __repr__(self) -> str:
         """Into logs and tracebacks goes what may be shown."""
@@ -109,8 +114,10 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApnsShown(Wire, frozen=True, kw_only=True):
-    key_id: str
-    team_id: str
+    key_id: str | None
+    """Null with a certificate, as the team."""
+    team_id: str | None
+    certificate_expires_at: str | None = None
     bundle_ids: list[str]
     environment: str | None
     configured_at: str
@@ -146,14 +153,42 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     configured_at: datetime
 
 
-def apns(given: ApnsIn, project: UUID) -> Apns:
-    """The credential in a request; raises ValidationFailed."""
+def apns(given: ApnsIn, project: UUID, now: datetime) -> Apns:
+    """The credential in a request: exactly one of a key and a certificate; raises ValidationFailed."""
     errors: FieldErrors = {}
     if given.project_id not in (None, project):
         errors["projectId"] = ["Is not the project of this key"]
-    if given.certificate is not None or given.private_key is not None:
-        errors["certificate"] = ["Certificates are not supported yet: give p8Key, keyId and teamId"]
-        raise ValidationFailed(errors)
+    expires_at: datetime | None = None
+    if given.certificate is None and given.private_key is None:
+        errors |= _key_errors(given)
+    elif given.p8_key is not None or given.key_id is not None or given.team_id is not None:
+        errors["certificate"] = ["Give either p8Key, keyId and teamId, or certificate and privateKey"]
+    else:
+        found, expires_at = _certificate_errors(given, now)
+        errors |= found
+    named = [] if given.bundle_id is None else [given.bundle_id]
+    bundles = list(dict.fromkeys(named + (given.bundle_ids or [])))
+    if not bundles:
+        errors["bundleId"] = ["Required unless bundleIds is given"]
+    elif not all(BUNDLE_ID.fullmatch(bundle) for bundle in bundles):
+        errors["bundleIds"] = ["Not a bundle id"]
+    raise_for(errors)
+    identity = None
+    if given.certificate is not None and given.private_key is not None:
+        identity = Identity(certificate=given.certificate, key=given.private_key)
+    return Apns(
+        p8=given.p8_key,
+        key_id=given.key_id,
+        team_id=given.team_id,
+        identity=identity,
+        expires_at=expires_at,
+        bundle_ids=bundles,
+        environment=given.environment,
+    )
+
+
+def _key_errors(given: ApnsIn) -> FieldErrors:
+    errors: FieldErrors = {}
     if given.p8_key is None:
         errors["p8Key"] = ["Required"]
     elif not _is_p256(given.p8_key):
@@ -163,20 +198,27 @@ def apns(given: ApnsIn, project: UUID) -> Apns:
             errors[field] = ["Required"]
         elif not TEN.fullmatch(value):
             errors[field] = ["Expected 10 letters or digits"]
-    named = [] if given.bundle_id is None else [given.bundle_id]
-    bundles = list(dict.fromkeys(named + (given.bundle_ids or [])))
-    if not bundles:
-        errors["bundleId"] = ["Required unless bundleIds is given"]
-    elif not all(BUNDLE_ID.fullmatch(bundle) for bundle in bundles):
-        errors["bundleIds"] = ["Not a bundle id"]
-    raise_for(errors)
-    return Apns(
-        p8=given.p8_key or "",
-        key_id=given.key_id or "",
-        team_id=given.team_id or "",
-        bundle_ids=bundles,
-        environment=given.environment,
-    )
+    return errors
+
+
+def _certificate_errors(given: ApnsIn, now: datetime) -> tuple[FieldErrors, datetime | None]:
+    """What is wrong with the pair, and when the certificate ends. Whose it is only Apple can say."""
+    if given.certificate is None or given.private_key is None:
+        return {"certificate" if given.certificate is None else "privateKey": ["Required"]}, None
+    key = _key(given.private_key)
+    if not isinstance(key, EllipticCurvePrivateKey | RSAPrivateKey):
+        return {"privateKey": ["Expected a PEM with an RSA or EC private key that no password protects"]}, None
+    try:
+        certificate = load_pem_x509_certificate(given.certificate.encode())
+        same = certificate.public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return {"certificate": ["Expected a PEM with a certificate"]}, None
+    if not same:
+        return {"privateKey": ["Is not the key of this certificate"]}, None
+    expires_at = certificate.not_valid_after_utc
+    if expires_at <= now:
+        return {"certificate": [f"Expired at {iso(expires_at)}"]}, None
+    return {}, expires_at
 
 
 def fcm(given: FcmIn, project: UUID) -> Fcm:
@@ -221,6 +263,7 @@ def shown(secret: Apns | Fcm | Vapid) -> dict[str, Any]:
             return {
                 "keyId": secret.key_id,
                 "teamId": secret.team_id,
+                "certificateExpiresAt": None if secret.expires_at is None else iso(secret.expires_at),
                 "bundleIds": secret.bundle_ids,
                 "environment": secret.environment,
             }

@@ -76,8 +76,9 @@ async def get_providers(kernel: Kernel, principal: Principal) -> Providers:
     summary="Store the APNs credential",
 )
 async def put_apns(kernel: Kernel, principal: Principal, data: ApnsIn) -> Providers:
-    """A token key (.p8) with its key and team id; the first bundle id is the default topic."""
-    secret = await asyncio.to_thread(model.apns, data, principal.project)
+    """A token key (.p8) with its key and team id, or a certificate with its key (B089); the first bundle id is the
+    default topic. Without `environment` it serves both of Apple's, and a device that says the wrong one is found."""
+    secret = await asyncio.to_thread(model.apns, data, principal.project, kernel.clock.now())
     await credentials.put(kernel, principal.org, principal.project, secret)
     await orgs.audit(kernel.db, principal, "push_provider.stored", "push_provider:apns", {"keyId": secret.key_id})
     return await providers.listed(kernel.db, principal.org, principal.project)

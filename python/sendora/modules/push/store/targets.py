@@ -122,9 +122,16 @@ async def plan_tokens(connection: Connection, org: OrgId, project: ProjectId, to
 async def rows(connection: Connection, project: ProjectId, chunk: Chunk, *, known: bool) -> bytes:
     """`known`: with what is known of each person; half the work where no placeholder asks for it."""
     pieces: list[bytes] = []
+    guessed: list[UUID] = []
+    if chunk.attempt > 1:
+        shard = (chunk.org, chunk.send, chunk.shard)
+        guessed = [row["recipient"] for row in await connection.fetch(SQL.refused_elsewhere, *shard)]
+        if guessed:
+            # Before it is known to be right: if the other environment refuses it as well, the device is dead in both.
+            await connection.execute(SQL.move_elsewhere, *shard)
     # A takeover that is committed between the two looks is one that came after both.
     sql = SQL.rows if await connection.fetchval(SQL.has_takeovers, chunk.org, project) else SQL.rows_straight
-    key = (chunk.org, chunk.send, chunk.shard, chunk.seq, project, known)
+    key = (chunk.org, chunk.send, chunk.shard, chunk.seq, project, known, guessed)
     await copy_out(connection, sql, *key, sink=pieces.append)
     return b"".join(pieces)
 

@@ -178,10 +178,23 @@ WITH written AS (
 )
 SELECT count(*) FROM written;
 
+-- name: refused_elsewhere
+-- Devices of a shard that one of Apple's environments did not know and that go on, to be tried in the other.
+SELECT DISTINCT recipient FROM deliveries
+ WHERE org_id = $1 AND send_id = $2 AND shard = $3 AND state = 'deferred' AND reason = 'BadDeviceToken';
+
+-- name: move_elsewhere
+-- Each to the environment that has not refused it. Whoever was moved already, by another send or before a crash, stays.
+UPDATE push_tokens t SET environment = CASE t.environment WHEN 'sandbox' THEN 'production' ELSE 'sandbox' END
+  FROM (SELECT DISTINCT recipient, provider FROM deliveries
+         WHERE org_id = $1 AND send_id = $2 AND shard = $3 AND state = 'deferred' AND reason = 'BadDeviceToken') AS d
+ WHERE t.org_id = $1 AND t.id = d.recipient
+   AND d.provider = CASE t.environment WHEN 'sandbox' THEN 'apns:sandbox' ELSE 'apns' END;
+
 -- name: rows
 -- What the decision needs of each recipient of a chunk that has no outcome yet, in the library's order of columns. Whose
 -- device it is and what is known of them is read now, not as it was planned. The project is compared outside of the look-up,
--- where it cannot tempt PostgreSQL away from the primary key.
+-- where it cannot tempt PostgreSQL away from the primary key. $7: devices whose environment is a guess (`apns.GUESS`).
 WITH RECURSIVE devices AS (
     SELECT (r.n - 1)::smallint AS position, r.id AS recipient, v.*
       FROM chunks c
@@ -208,7 +221,8 @@ WITH RECURSIVE devices AS (
 ), owners AS (
     SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
 )
-SELECT v.position, v.recipient, v.platform, v.token, v.subscription, v.environment, v.bundle_id, o.person,
+SELECT v.position, v.recipient, v.platform, v.token, v.subscription,
+       CASE WHEN v.recipient = ANY($7::uuid[]) THEN v.environment || '?' ELSE v.environment END, v.bundle_id, o.person,
        coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
   FROM devices v
   LEFT JOIN owners o ON o.name = v.user_id
@@ -223,7 +237,8 @@ SELECT EXISTS (SELECT FROM profiles WHERE org_id = $1 AND project_id = $2 AND me
 
 -- name: rows_straight
 -- The same where nobody of the project was ever taken over: a third of the work.
-SELECT (r.n - 1)::smallint, r.id, v.platform, v.token, v.subscription, v.environment, v.bundle_id, v.user_id,
+SELECT (r.n - 1)::smallint, r.id, v.platform, v.token, v.subscription,
+       CASE WHEN r.id = ANY($7::uuid[]) THEN v.environment || '?' ELSE v.environment END, v.bundle_id, v.user_id,
        coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
   FROM chunks c
  CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r (id, n)
