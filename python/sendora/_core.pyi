@@ -304,6 +304,10 @@ class Note:
         Locale chain B114/B115/C40; variant C44: sha256(testId + (userId or recipient id)) mod 100. A variant's own
         title or body goes before the localized ones. ValueError when `rows` or what `caps` was loaded from was cut.
         """
+    def explain(self, rows: bytes, caps: Caps | None, now_ms: int) -> str:
+        """The decision on one recipient with its steps, told by the same code: JSON `{state, reason, dueAt, variant,
+        steps: [{step, passed, ...}]}`; the state is `send` for who would be sent to. Arguments as `decide` takes them;
+        ValueError also when `rows` is not one row."""
 
 @final
 class Decided:

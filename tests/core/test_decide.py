@@ -275,3 +275,63 @@ def test_streams_that_were_cut_decide_nothing() -> None:
     caps.load(stream([])[:-1])
     with pytest.raises(ValueError):
         note.decide(chunk([ONE]), caps, NOW_MS)
+
+
+@settings(max_examples=200)
+@given(specs, recipients, ledger)
+def test_an_explanation_is_the_decision(spec: dict[str, Any], row: dict[str, Any], before: list[Any]) -> None:
+    """Promise 4: the same verdict, and the steps end where somebody stays."""
+    note = _core.Note(json.dumps(spec).encode())
+
+    def caps() -> _core.Caps:
+        loaded = _core.Caps()
+        loaded.load(stream((person, send, Ms(at)) for person, send, at in before))
+        return loaded
+
+    decided = note.decide(chunk([row]), caps(), NOW_MS)
+    said = json.loads(note.explain(chunk([row]), caps(), NOW_MS))
+    verdicts = [(state, reason, key) for _, _, _, state, reason, _, key in decided.stays()]
+    verdicts += [("send", None, sent[10]) for sent in decided.sends()]
+    assert [(said["state"], said["reason"], said["variant"])] == verdicts
+    passed = [step["passed"] for step in said["steps"]]
+    assert passed == [True] * (len(passed) - 1) + [said["state"] == "send"]
+
+
+def test_an_explanation_shows_what_was_looked_at() -> None:
+    """Quiet hours with zone and source (B108, B110), the chain of locales (B114), hash and bucket (B117), caps with their
+    counters (B111)."""
+    test = {"id": "t", "variants": [{"key": "a", "weight": 30, "title": "A"}, {"key": "b", "weight": 70, "title": "B"}]}
+    policy = {"quietStart": 1, "quietEnd": 2, "defer": True, "capDay": 3, "capHour": 1, "defaultZone": "Asia/Tokyo"}
+    spec = SPEC | {"test": test, "policy": policy, "localizedBody": {"de": "hallo"}}
+    caps = _core.Caps()
+    sends = [(uuid.UUID(int=1), 2 * HOUR_MS), (uuid.UUID(int=2), 1), (uuid.UUID(int=3), 25 * HOUR_MS)]
+    caps.load(stream([("u", send, Ms(NOW_MS - ago)) for send, ago in sends]))
+    row = ONE | {"locale": "de-CH", "timezone": "Nowhere"}
+    said = json.loads(_core.Note(json.dumps(spec).encode()).explain(chunk([row]), caps, NOW_MS))
+    assert (said["state"], said["reason"]) == ("suppressed", "frequency_cap")
+    steps = {step.pop("step"): step for step in said["steps"]}
+    assert list(steps) == [
+        "address",
+        "active",
+        "ownership",
+        "lateness",
+        "quietHours",
+        "variant",
+        "locale",
+        "frequencyCap",
+    ]
+    assert steps["quietHours"] == {
+        "bypassed": False, "window": [1, 2], "deviceZone": "Nowhere", "zone": "Asia/Tokyo", "zoneSource": "default",
+        "localTime": "2026-05-29T05:26:40 +09", "until": None, "defer": True, "passed": True,
+    }  # fmt: skip
+    digest = hashlib.sha256(b"tu").hexdigest()
+    bucket = int(digest, 16) % 100
+    assert (steps["variant"]["sha256"], steps["variant"]["bucket"]) == (digest, bucket)
+    assert steps["variant"]["variant"] == said["variant"] == ("a" if bucket < 30 else "b")
+    assert steps["locale"] == {
+        "locale": "de-CH", "chain": ["de-ch", "de"], "title": "variant", "body": "de", "passed": True,
+    }  # fmt: skip
+    assert steps["frequencyCap"] == {
+        "bypassed": False, "person": "u", "passed": False,
+        "day": {"cap": 3, "received": 2, "windowHours": 24}, "hour": {"cap": 1, "received": 1, "windowHours": 1},
+    }  # fmt: skip

@@ -15,6 +15,14 @@ pub fn bucket(test: &str, person: &str) -> u8 {
     buckets(Engine::best(), test.as_bytes(), &[person])[0]
 }
 
+/// What `bucket` is computed from, in hexadecimal.
+pub fn digest(test: &str, person: &str) -> String {
+    let mut hex = String::new();
+    let said = |_, state: State| hex = state.map(|word| format!("{word:08x}")).concat();
+    Engine::best().digests(Prefix::new(test.as_bytes()), [person.as_bytes()], said);
+    hex
+}
+
 /// The buckets of many people, in their order, on as many threads as pay.
 pub fn buckets<P: AsRef<[u8]> + Sync>(engine: Engine, test: &[u8], people: &[P]) -> Vec<u8> {
     let prefix = Prefix::new(test);

@@ -84,6 +84,14 @@ impl Note {
         });
         decided.map(Decided).map_err(broken)
     }
+
+    fn explain(&self, py: Python<'_>, rows: &[u8], caps: Option<&Caps>, now_ms: i64) -> PyResult<String> {
+        let explained = py.detach(|| {
+            let mut caps = caps.map(Caps::inner);
+            self.0.explain(rows, caps.as_deref_mut(), now_ms)
+        });
+        explained.map(|said| said.to_string()).map_err(broken)
+    }
 }
 
 #[pyclass(frozen)]

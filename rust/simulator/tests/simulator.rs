@@ -132,7 +132,7 @@ async fn apns_knows_a_certificate() {
     let given = running.client().await.ask("GET", "/_/credentials", Value::Null).await["apnsCertificate"].take();
     let text = |name: &str| given[name].as_str().unwrap().to_owned();
     let client =
-        Client::connect_as(&running.authority(), &running.ca_file, &text("certificate"), &text("privateKey")).await;
+        Client::connect_as(running.authority(), &running.ca_file, &text("certificate"), &text("privateKey")).await;
     let mut headers = apns_headers("")[1..].to_vec();
     let accepted = client.call("POST", "/3/device/ok", &headers, &apns_payload("s")).await.unwrap();
     assert_eq!(accepted.status, 200);

@@ -57,6 +57,13 @@ impl Caps {
         });
     }
 
+    /// How many other sends the person got in the last 24 hours and in the last hour.
+    pub fn received(&self, person: &str, send: Id, now_ms: i64) -> (usize, usize) {
+        let others = self.people.get(person).map_or(&[][..], Vec::as_slice).iter().filter(|sent| sent.send != send);
+        let within = |span_ms: i64| others.clone().filter(|sent| sent.at_ms > now_ms - span_ms).count();
+        (within(DAY_MS), within(HOUR_MS))
+    }
+
     /// True, and counted, when this send would not be one too many.
     pub fn admit(&mut self, person: &str, send: Id, now_ms: i64, limits: Limits) -> bool {
         let received = self.people.get(person).map_or(&[][..], Vec::as_slice);

@@ -6,11 +6,14 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde_json::json;
 
 use super::caps::{Caps, Limits};
 use super::note::{Note, Variant};
-use crate::bucket::bucket;
+use super::witness::{Nobody, Witness};
+use crate::bucket::{bucket, digest};
 use crate::json::Raw;
 use crate::outcome::{Ruling, State};
 use crate::pgcopy::{Reader, Row};
@@ -141,9 +144,20 @@ impl Note {
     pub fn decide(
         &self,
         rows: &[u8],
+        caps: Option<&mut Caps>,
+        now_ms: i64,
+        extra: &[Template],
+    ) -> Result<Decided, Broken> {
+        self.decide_before(rows, caps, now_ms, extra, &mut Nobody)
+    }
+
+    pub(super) fn decide_before(
+        &self,
+        rows: &[u8],
         mut caps: Option<&mut Caps>,
         now_ms: i64,
         extra: &[Template],
+        witness: &mut impl Witness,
     ) -> Result<Decided, Broken> {
         if let Some(caps) = &caps {
             caps.loaded()?;
@@ -155,7 +169,7 @@ impl Note {
         decided.texts.reserve(rows.len() / 2);
         let mut chunk = Chunk { note: self, extra, now_ms, zones: HashMap::new() };
         let mut stream = Reader::new(column::COUNT);
-        stream.feed(rows, |row| chunk.recipient(row, caps.as_deref_mut(), &mut decided))?;
+        stream.feed(rows, |row| chunk.recipient(row, caps.as_deref_mut(), &mut decided, witness))?;
         stream.finish()?;
         Ok(decided)
     }
@@ -178,14 +192,20 @@ enum Zone {
 }
 
 impl<'n> Chunk<'n> {
-    fn recipient(&mut self, row: &Row<'_>, caps: Option<&mut Caps>, decided: &mut Decided) -> Result<(), Broken> {
+    fn recipient(
+        &mut self,
+        row: &Row<'_>,
+        caps: Option<&mut Caps>,
+        decided: &mut Decided,
+        witness: &mut impl Witness,
+    ) -> Result<(), Broken> {
         let position = row.small(column::POSITION)?.ok_or(Broken("a recipient without position"))?;
         let recipient = row.id(column::RECIPIENT)?.ok_or(Broken("a recipient without id"))?;
         let user = row.text(column::USER_ID)?;
         let mut variant = None;
-        let verdict = match self.address(row)? {
+        let verdict = match self.address(row, witness)? {
             Some(verdict) => Err(verdict),
-            None => self.person(row, user, &recipient, caps, &mut variant)?,
+            None => self.person(row, user, &recipient, caps, &mut variant, witness)?,
         };
         let variant = variant.map(|variant| decided.push(&variant.key));
         let user_id = user.map(|user| decided.push(user));
@@ -229,29 +249,67 @@ impl<'n> Chunk<'n> {
     }
 
     /// What the address and the clock alone say.
-    fn address(&mut self, row: &Row<'_>) -> Result<Option<Verdict>, Broken> {
+    fn address(&mut self, row: &Row<'_>, witness: &mut impl Witness) -> Result<Option<Verdict>, Broken> {
         let note = self.note;
-        if row.bytes(column::PLATFORM).is_none() {
+        let platform = row.text(column::PLATFORM)?;
+        witness.saw(|| json!({"step": "address", "platform": platform, "passed": platform.is_some()}));
+        if platform.is_none() {
             return Ok(Some(suppressed("token_removed")));
         }
         if !note.raw {
-            if row.boolean(column::IS_ACTIVE)? != Some(true) {
+            let active = row.boolean(column::IS_ACTIVE)? == Some(true);
+            witness.saw(|| json!({"step": "active", "passed": active}));
+            if !active {
                 return Ok(Some(suppressed("inactive_token")));
             }
             // The device changed hands after the plan: what was meant for one person must not reach another.
-            if row.instant(column::OWNER_SINCE)?.is_some_and(|since| since > note.planned_ms) {
+            let since = row.instant(column::OWNER_SINCE)?;
+            let changed = since.is_some_and(|since| since > note.planned_ms);
+            witness.saw(|| {
+                let (since, planned) = (since.map(time::format), time::format(note.planned_ms));
+                json!({"step": "ownership", "ownerSince": since, "plannedAt": planned, "passed": !changed})
+            });
+            if changed {
                 return Ok(Some(suppressed("owner_changed")));
             }
         }
-        if self.now_ms >= note.expires_ms {
+        let expired = self.now_ms >= note.expires_ms;
+        witness.saw(|| {
+            let (at, end) = (time::format(self.now_ms), time::format(note.expires_ms));
+            json!({"step": "lateness", "at": at, "expiresAt": end, "passed": !expired})
+        });
+        if expired {
             return Ok(Some(Verdict(State::Expired, "ttl", None)));
         }
-        if note.bypass {
-            return Ok(None);
-        }
-        Ok(self.quiet_until(row.text(column::TIMEZONE)?).map(|due_ms| {
+        let zone = row.text(column::TIMEZONE)?;
+        let until = if note.bypass { None } else { self.quiet_until(zone) };
+        witness.saw(|| self.quiet_seen(zone, until));
+        Ok(until.map(|due_ms| {
             if note.defer { Verdict(State::Deferred, "quiet_hours", Some(due_ms)) } else { suppressed("quiet_hours") }
         }))
+    }
+
+    /// The arithmetic of quiet hours: whose zone counts, what its clock shows, and when the window ends.
+    fn quiet_seen(&self, zone: Option<&str>, until: Option<i64>) -> serde_json::Value {
+        let note = self.note;
+        let own = zone.and_then(|name| super::zones::find(name).map(|zone| (zone, "device")));
+        let counts = own.or_else(|| note.default_zone.clone().map(|zone| (zone, "default")));
+        let local = counts.as_ref().zip(Timestamp::from_millisecond(self.now_ms).ok()).map(|((zone, _), at)| {
+            let local = at.to_zoned(zone.clone());
+            format!("{} {}", local.datetime().strftime("%Y-%m-%dT%H:%M:%S"), local.offset())
+        });
+        json!({
+            "step": "quietHours",
+            "bypassed": note.bypass,
+            "window": note.quiet.map(super::quiet::Window::hours),
+            "deviceZone": zone,
+            "zone": counts.as_ref().and_then(|(zone, _)| zone.iana_name()),
+            "zoneSource": counts.as_ref().map(|(_, source)| *source),
+            "localTime": local,
+            "until": until.map(time::format),
+            "defer": note.defer,
+            "passed": until.is_none(),
+        })
     }
 
     /// When the quiet hours end that hold now where the device is, else in the org's default zone (B110).
@@ -282,13 +340,32 @@ impl<'n> Chunk<'n> {
         recipient: &Id,
         caps: Option<&mut Caps>,
         chosen: &mut Option<&'n Variant>,
+        witness: &mut impl Witness,
     ) -> Result<Result<(&'n Template, &'n Template), Verdict>, Broken> {
         let note = self.note;
         let mut buffer = uuid::Uuid::encode_buffer();
         let person = user.unwrap_or_else(|| uuid::Uuid::from_bytes(*recipient).hyphenated().encode_lower(&mut buffer));
         let variant = note.test.as_ref().and_then(|test| test.assign(bucket(&test.id, person)));
         *chosen = variant;
-        if variant.is_some_and(|variant| variant.holdout) {
+        let holdout = variant.is_some_and(|variant| variant.holdout);
+        if let Some(test) = &note.test {
+            witness.saw(|| {
+                let hex = digest(&test.id, person);
+                let weights = test.variants.iter().map(|variant| json!({"key": variant.key, "weight": variant.weight}));
+                json!({
+                    "step": "variant",
+                    "testId": test.id,
+                    "person": person,
+                    "sha256": hex,
+                    "bucket": bucket(&test.id, person),
+                    "weights": weights.collect::<Vec<_>>(),
+                    "variant": variant.map(|variant| &variant.key),
+                    "holdout": holdout,
+                    "passed": !holdout,
+                })
+            });
+        }
+        if holdout {
             return Ok(Err(suppressed("holdout")));
         }
         let locale = row.text(column::LOCALE)?;
@@ -301,13 +378,42 @@ impl<'n> Chunk<'n> {
             .and_then(|variant| variant.title.as_ref())
             .or_else(|| note.localized_title.find(locale))
             .unwrap_or(&note.title);
+        witness.saw(|| {
+            let source = |own: bool, localized: Option<&str>| match (own, localized) {
+                (true, _) => json!("variant"),
+                (false, Some(tag)) => json!(tag),
+                (false, None) => json!("default"),
+            };
+            json!({
+                "step": "locale",
+                "locale": locale,
+                "chain": super::locale::chain(locale),
+                "title": source(variant.is_some_and(|one| one.title.is_some()), note.localized_title.tag(locale)),
+                "body": source(variant.is_some_and(|one| one.body.is_some()), note.localized_body.tag(locale)),
+                "passed": !body.is_empty(),
+            })
+        });
         if body.is_empty() {
             return Ok(Err(suppressed("locale_unsupported")));
         }
         let capped = !note.bypass && note.caps != Limits::default();
-        if let Some(caps) = caps.filter(|_| capped)
-            && !caps.admit(person, note.send, self.now_ms, note.caps)
-        {
+        let Some(caps) = caps.filter(|_| capped) else {
+            witness.saw(|| json!({"step": "frequencyCap", "bypassed": note.bypass, "passed": true}));
+            return Ok(Ok((title, body)));
+        };
+        let admitted = caps.admit(person, note.send, self.now_ms, note.caps);
+        witness.saw(|| {
+            let (day, hour) = caps.received(person, note.send, self.now_ms);
+            json!({
+                "step": "frequencyCap",
+                "bypassed": false,
+                "person": person,
+                "day": {"cap": note.caps.day, "received": day, "windowHours": 24},
+                "hour": {"cap": note.caps.hour, "received": hour, "windowHours": 1},
+                "passed": admitted,
+            })
+        });
+        if !admitted {
             return Ok(Err(suppressed("frequency_cap")));
         }
         Ok(Ok((title, body)))

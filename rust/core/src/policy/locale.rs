@@ -16,14 +16,33 @@ impl<T> Localized<T> {
     }
 
     pub fn find(&self, locale: Option<&str>) -> Option<&T> {
+        self.entry(locale).map(|(_, text)| text)
+    }
+
+    /// The tag under which the text of `find` stands.
+    pub fn tag(&self, locale: Option<&str>) -> Option<&str> {
+        self.entry(locale).map(|(tag, _)| tag.as_str())
+    }
+
+    fn entry(&self, locale: Option<&str>) -> Option<&(String, T)> {
         if self.0.is_empty() {
             return None;
         }
         let locale = fold(locale?);
-        let exact = |tag: &str| self.0.iter().find(|(key, _)| key == tag).map(|(_, text)| text);
-        let language = locale.split('-').next().filter(|language| language.len() == 2 && language.len() < locale.len());
-        exact(&locale).or_else(|| language.and_then(exact))
+        let exact = |tag: &str| self.0.iter().find(|(key, _)| key == tag);
+        exact(&locale).or_else(|| language(&locale).and_then(exact))
     }
+}
+
+/// The tags that are looked for, in their order.
+pub fn chain(locale: Option<&str>) -> Vec<String> {
+    let Some(locale) = locale.map(fold) else { return Vec::new() };
+    let language = language(&locale).map(str::to_owned);
+    [Some(locale), language].into_iter().flatten().collect()
+}
+
+fn language(locale: &str) -> Option<&str> {
+    locale.split('-').next().filter(|language| language.len() == 2 && language.len() < locale.len())
 }
 
 fn fold(tag: &str) -> String {

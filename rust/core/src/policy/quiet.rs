@@ -18,6 +18,11 @@ impl Window {
         (start != end).then_some(Self { start, end })
     }
 
+    /// (start, end)
+    pub fn hours(self) -> (i64, i64) {
+        (self.start, self.end)
+    }
+
     fn holds(self, hour: i64) -> bool {
         if self.start < self.end {
             (self.start..self.end).contains(&hour)
