@@ -370,6 +370,31 @@ SELECT d.send_id, d.recipient, d.user_id, d.state, d.reason, d.provider_id, d.at
    AND d.at > now() - make_interval(days => $4::integer)
  ORDER BY d.at DESC LIMIT $5;
 
+-- ============================================================ history
+
+-- name: history
+-- Everything of one recipient of a send: a row for each chunk that it stands in, without a state where nothing has come of
+-- it yet. A walk over the send's chunks, which are a thousandth of its recipients.
+WITH placed AS MATERIALIZED (
+    SELECT c.shard, c.seq, (r.n - 1)::smallint AS position, c.attempt, c.repeated, c.due_at
+      FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
+     WHERE c.org_id = $1 AND c.send_id = $2 AND c.recipients @> ARRAY[$3::uuid] AND r.recipient = $3
+)
+SELECT p.shard, p.due_at, coalesce(d.attempt, p.attempt) AS attempt, coalesce(d.repeated, p.repeated) AS repeated,
+       d.user_id, d.state, d.reason, d.variant, d.provider, d.provider_id, d.at
+  FROM placed p
+  LEFT JOIN LATERAL (
+      SELECT * FROM deliveries
+       WHERE org_id = $1 AND send_id = $2 AND shard = p.shard AND seq = p.seq AND position = p.position OFFSET 0) AS d ON true
+ ORDER BY p.seq;
+
+-- name: caps_of
+-- `caps` of one person, as of an earlier instant.
+SELECT coalesce(user_id, recipient::text), send_id, at FROM deliveries
+ WHERE org_id = $1::uuid AND shard = $2::smallint AND coalesce(user_id, recipient::text) = $3::text
+   AND at > $4::timestamptz - interval '24 hours' AND at < $4::timestamptz
+   AND state IN ('accepted', 'rejected', 'unknown');
+
 -- ============================================================ people
 
 -- name: forget_person

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -170,6 +170,11 @@ class PushSending:
 
     async def rows(self, connection: Connection, chunk: Chunk) -> bytes:
         return await targets.rows(connection, self._send.project, chunk, known=self._known)
+
+    def explain(self, row: bytes, caps: _core.Caps | None, now_ms: int) -> dict[str, Any]:
+        """The decision on one recipient, as `_core.Note.explain` tells it."""
+        said: dict[str, Any] = msgspec.json.decode(self._note.explain(row, caps, now_ms))
+        return said
 
     def decide(self, rows: bytes, caps: _core.Caps | None, now_ms: int) -> _core.Decided:
         return self._note.decide(rows, caps, now_ms)

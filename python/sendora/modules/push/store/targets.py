@@ -136,6 +136,19 @@ async def rows(connection: Connection, project: ProjectId, chunk: Chunk, *, know
     return b"".join(pieces)
 
 
+async def row_of(connection: Connection, org: OrgId, project: ProjectId, recipient: UUID) -> bytes:
+    """The row of `rows` for one device, that may be gone."""
+    pieces: list[bytes] = []
+    await copy_out(connection, SQL.row_of, org, project, recipient, sink=pieces.append)
+    return b"".join(pieces)
+
+
+async def person_of(db: Database, org: OrgId, project: ProjectId, recipient: UUID) -> str | None:
+    """Whose device it is now, whoever took them over."""
+    found = await db.fetch(SQL.scopes, org, project, [recipient])
+    return found[0]["person"] if found else None
+
+
 async def scopes(
     db: Database | Connection, org: OrgId, project: ProjectId, recipients: Sequence[UUID]
 ) -> dict[UUID, bytes]:

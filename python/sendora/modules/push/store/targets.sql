@@ -255,6 +255,26 @@ SELECT (r.n - 1)::smallint, r.id, v.platform, v.token, v.subscription,
           AND d.position = (r.n - 1)::smallint
        OFFSET 0);
 
+-- name: row_of
+-- The same of one device, whatever chunk it stands in: for who asks why.
+WITH RECURSIVE device AS (
+    SELECT t.* FROM push_tokens t WHERE t.org_id = $1::uuid AND t.id = $3::uuid AND t.project_id = $2::uuid
+), chain AS (
+    SELECT user_id AS at, 0 AS depth FROM device
+    UNION ALL
+    SELECT p.merged_into, c.depth + 1
+      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
+     WHERE p.merged_into IS NOT NULL AND c.depth < 16
+), owner AS (
+    SELECT at AS person FROM chain ORDER BY depth DESC LIMIT 1
+)
+SELECT 0::smallint, $3::uuid, v.platform, v.token, v.subscription, v.environment, v.bundle_id, o.person,
+       coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
+  FROM (VALUES (1)) AS one
+  LEFT JOIN device v ON true
+  LEFT JOIN owner o ON true
+  LEFT JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = o.person;
+
 -- name: scopes
 -- What placeholders may name of each of these devices' owners (B123); the same look at owners as `rows`.
 WITH RECURSIVE devices AS (
