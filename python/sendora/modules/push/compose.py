@@ -57,7 +57,7 @@ def compose(
     variants: list[Variant] = []
     if test is not None and test.status == "active":
         variants = test.variants
-    elif test is not None and test.status == "completed" and test.auto_promote:
+    elif test is not None and test.promoted_at is not None:
         for winner in (one for one in test.variants if one.key == test.winner_key and not one.holdout):
             title = winner.title if winner.title is not None else title
             body = winner.body if winner.body is not None else body
