@@ -92,10 +92,12 @@ WITH people AS (
 )
 SELECT variant, count(*) AS assigned, count(first_at) AS sent, count(opened_at) AS opened,
        count(clicked_at) AS clicked,
-       count(*) FILTER (WHERE first_at <= now() - $4::interval) AS settled,
-       count(*) FILTER (WHERE first_at <= now() - $4 AND opened_at <= first_at + $4) AS settled_opened,
-       count(*) FILTER (WHERE first_at <= now() - $4 AND clicked_at <= first_at + $4) AS settled_clicked
-  FROM people GROUP BY variant;
+       count(*) FILTER (WHERE settled) AS settled,
+       count(*) FILTER (WHERE settled AND opened_at <= first_at + $4::interval) AS settled_opened,
+       count(*) FILTER (WHERE settled AND clicked_at <= first_at + $4::interval) AS settled_clicked
+  FROM people
+ CROSS JOIN LATERAL (SELECT first_at <= now() - $4::interval AS settled) AS day
+ GROUP BY variant;
 
 -- name: policies
 SELECT * FROM push_settings WHERE org_id = $1;
