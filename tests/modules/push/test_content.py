@@ -4,10 +4,15 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from tests.api import Answer, Api
 from tests.make import Make, Org
 from tests.modules.push.conftest import APNS
+
+from sendora import _core
+from sendora.modules.push import lint
+from sendora.modules.push.model.content import Variant
 
 TEMPLATE: dict[str, Any] = {
     "name": "order-shipped",
@@ -92,6 +97,17 @@ async def test_placeholders_that_lead_nowhere_are_told(api: Api, org: Org) -> No
     assert told(test) == [("variants.0.title", "{{user.firstName}}")]
     right = [{**variants[1], "weight": 100}]
     assert told(await api.patch(f"/push/ab-tests/{test.data['id']}", {"variants": right}, key=org.sk)) == []
+
+
+@pytest.mark.rule("C31", "B123")
+@pytest.mark.parametrize("field", [*lint.USER_FIELDS, "firstName", "plan", "id"])
+def test_a_warning_means_that_nothing_is_rendered(field: str) -> None:
+    """C31: who is warned about a field of `user` gets nothing for it, whatever is known; who is not gets it."""
+    template = _core.Template(f"{{{{user.{field}}}}}")
+    rendered = template.render(msgspec.json.encode({"user": {field: "known"}}))
+    told = lint.of_variants([Variant(key="A", title=f"{{{{user.{field}}}}}", weight=100)])
+    assert rendered == ("" if told else "known")
+    assert bool(told) is (field not in lint.USER_FIELDS)
 
 
 async def test_patches_of_different_fields_both_stay(api: Api, org: Org) -> None:

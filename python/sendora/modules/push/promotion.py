@@ -16,15 +16,16 @@ from sendora.modules.push.store import content as store
 from sendora.modules.push.store.content import Test
 
 EXAMINE_S: Final = 600.0
-"""A test is read anew after this long: the reading walks over everybody who was sent to, and people are settled after a
-day."""
+"""A test is read anew after this long: a reading walks over everybody who was sent to, and nobody is settled before a
+day is over."""
 
-TESTS_MAX: Final = 200
-"""Of one run; who waits longest is first, so that the others are next."""
+TESTS_MAX: Final = 50
+"""Of one run; who has waited longest is first, so the others are next. Two schedulers at once take different ones."""
 
 
 async def promote(kernel: Kernel) -> None:
-    """Examine the tests whose turn it is. One that fails is behind all others when the job comes again."""
+    """Examine the tests whose turn it is; where there is none this is one look at an empty index. A test whose reading
+    fails is behind all others when the job comes again."""
     for _ in range(TESTS_MAX):
         taken = await store.take_undecided_test(kernel.db, EXAMINE_S)
         if taken is None:

@@ -1,13 +1,15 @@
 """How an A/B test stands: what was counted, and what may be concluded (B120, B267). Pure.
 
 People are assigned, so people are counted, not devices: a user once, with however many devices and sends; a device
-without a user is its own person (C44). Somebody is *assigned* when the ledger has a row that names the variant, and
-*sent* when a provider took at least one message. Rows count once their chunk is closed: within a running chunk those
-who are held out are done at once and the others are not, which would look like a sample ratio that is off.
+without a user is its own person (C44), and so is each name of somebody who was taken over in the middle of a test.
+Somebody is *assigned* when the ledger has a row that names the variant, and *sent* when a provider took at least one
+message. Rows count once their chunk is closed: within a running chunk those who are held out are done at once and the
+others are not, which would look like a sample ratio that is off.
 
-Whether somebody opened is settled FOLLOW_UP after the first message that a provider took; who opens later, or not in
-time, did not. Rates and their bounds are of settled people alone, so a test that went out this morning shows counts
-today and bounds tomorrow: to compare what has happened so far would be to compare how long ago people were sent to.
+Whether somebody opened is *settled* FOLLOW_UP after the first message that a provider took; an open after that is
+counted, and is none for the rates. Rates and their bounds are of settled people alone, so a test that went out this
+morning shows counts today and bounds tomorrow: to compare what has happened so far would be to compare how long ago
+people were sent to.
 
 Differences are taken from the *control*, the first variant that has content and a weight. Who is held out gets nothing
 and cannot open, so a holdout has counts and a place in the sample ratio but no rates; what a push changed beside opens

@@ -190,7 +190,8 @@ async def get_test(kernel: Kernel, principal: Principal, test_id: str) -> TestSh
 async def update_test(kernel: Kernel, principal: Principal, test_id: str, data: TestPatch) -> TestSaved:
     """Status and winner at any time (B121); the variants until the test has been sent, because the hash is the
     assignment and nothing of it is stored (C44). A winner that is named here is for the record (C45): sends use it only
-    after the test has completed itself, and no longer once status, winner or `autoPromote` are changed."""
+    after the test has completed itself, and no longer once status, winner or `autoPromote` are changed. While a test
+    has a winner it does not complete itself; `winnerKey: null` lets it."""
     if data.variants is not UNSET:
         raise_for(variant_errors(data.variants))
     async with kernel.db.transaction() as connection:
