@@ -67,9 +67,9 @@ async def made(api: Api, org: Org, variants: Sequence[dict[str, Any]] = VARIANTS
     return id_
 
 
-async def sent(api: Api, org: Org, test: str | None) -> UUID:
-    said = {"userIds": ["anna"], "title": "T", "body": "B", **({"abTestId": test} if test else {})}
-    answer = await api.post("/push/send", said, key=org.sk)
+async def sent(api: Api, org: Org, test: str | None, **said: Any) -> UUID:
+    body = {"userIds": ["anna"], "title": "T", "body": "B", **({"abTestId": test} if test else {}), **said}
+    answer = await api.post("/push/send", body, key=org.sk)
     assert answer.status == 200, answer
     return UUID(answer.data["id"])
 
@@ -351,6 +351,11 @@ async def test_a_decided_test_completes_itself(api: Api, kernel: Kernel, db: Dat
         ("system", "ab_test.promoted", "B")
     ]
     assert await title(api, kernel, shop, test, phone) == ("Warm", None)
+    french = UUID((await make.token(shop, uuid4().hex * 2, userId="anna", locale="fr"))["id"])
+    translated = {"localizedTitle": {"fr": "Titre"}, "localizedBody": {"fr": "Corps"}}
+    send = await find_send(kernel, shop.id, SendId(await sent(api, shop, test, **translated)))
+    _, _, (call,), _ = await built(kernel, send, [french])
+    assert msgspec.json.decode(call.body)["aps"]["alert"] == {"title": "Warm", "body": "Corps"}, "as in the test"
     await promote(kernel)
     assert (await api.get("/audit-log", key=shop.sk, resource=f"ab_test:{test}")).pagination["total"] == 1
 
