@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from tests.conftest import eventually
 from tests.world import Platform, World
 
 from sendora.kernel.clock import iso
@@ -54,7 +55,7 @@ async def said(world: World, send: UUID) -> dict[str, set[tuple[str | None, str 
 @pytest.mark.rule("B116", "B117", "B119", "B120", "C44")
 async def test_variants_stick(world: World) -> None:
     """B117: a person's variant is a hash of the test and the person, on each device and in each send; C44: whoever is
-    held out gets nothing."""
+    held out gets nothing; B120: people are counted, however many devices and sends they have."""
     await crowd(world)
     test = await made(world)
     drawn = {user: variant(test, user) for user in USERS}
@@ -70,10 +71,21 @@ async def test_variants_stick(world: World) -> None:
         assert balance["variants"] == {
             key: {"suppressed" if key == "nobody" else "accepted": count} for key, count in devices.items()
         }
-    stats = await world.server.get(f"/push/ab-tests/{test}/stats")
-    assert {one["key"]: (one["assigned"], one["sent"]) for one in stats["variants"]} == {
-        key: (2 * count, 0 if key == "nobody" else 2 * count) for key, count in devices.items()
-    }
+    people = Counter(drawn.values())
+    opener = next(user for user, key in drawn.items() if key == "warm")
+    theirs = {device["token"] for device in (await world.devices()).values() if device["userId"] == opener}
+    for one in await world.pushed(*sends):
+        if one.token in theirs:
+            await world.app.post("/push/track-open", {"sendId": one.delivery_id, "clickAction": "body"})
+
+    counts = {key: (n, 0 if key == "nobody" else n, int(key == "warm")) for key, n in people.items()}
+
+    async def counted() -> bool:
+        stats = await world.server.get(f"/push/ab-tests/{test}/stats")
+        assert {one["key"]: (one["assigned"], one["sent"], one["opened"]) for one in stats["variants"]} == counts
+        return stats["sampleRatio"]["mismatch"] is False
+
+    await eventually(counted)
     assert (await world.report(*sends)).complaints == []
 
 
@@ -99,6 +111,40 @@ async def test_a_test_in_its_life(world: World) -> None:
         send = await world.sent(userIds=[user], abTestId=test)
         assert await said(world, send) == {user: {("T", "B")}}, change
         assert (await world.balance(send))["variants"] == {}
+
+
+@pytest.mark.rule("B099", "B098")
+async def test_one_send_goes_through_everything(world: World) -> None:
+    """B099: a direct send has its language, its variant, the cap and the quiet hours of each person, and stands in the
+    list of sends afterwards; B098: the template and the test that it names are looked up when it goes out."""
+    now = datetime.now(UTC)
+    begins, ends = now - timedelta(hours=1), now + timedelta(hours=2)
+    await world.device("ok-asleep", userId="asleep", timezone="Etc/UTC")
+    for name in ("capped", "french", "plain"):
+        await world.device(f"ok-{name}", userId=name, timezone="Etc/GMT-12", locale="fr" if name == "french" else "en")
+    await world.sent(userIds=["capped"])
+    await world.policies(
+        quietHoursStartLocal=begins.hour, quietHoursEndLocal=ends.hour, deferInQuietHours=False, freqCapPerUserPerDay=1
+    )
+    template = await world.server.post(
+        "/push/templates",
+        {"name": "t", "title": "Of the template", "body": "Hello", "localizedBody": {"fr": "Bonjour"}},
+    )
+    test = await world.server.post(
+        "/push/ab-tests",
+        {"name": "x", "status": "active", "variants": [{"key": "only", "title": "Of the variant", "weight": 100}]},
+    )
+    references = {"templateId": template["id"], "abTestId": test["id"]}
+    send = await world.sent(userIds=["asleep", "capped", "french", "plain"], title=None, body=None, **references)
+    assert await said(world, send) == {
+        "french": {("Of the variant", "Bonjour")},
+        "plain": {("Of the variant", "Hello")},
+    }
+    balance = await world.balance(send)
+    assert balance["reasons"] == {"suppressed": {"quiet_hours": 1, "frequency_cap": 1}}
+    assert balance["variants"] == {"only": {"accepted": 2, "suppressed": 1}}, "who sleeps was not drawn"
+    listed = {one["id"]: one for one in await world.server.get("/push/sends")}
+    assert listed[str(send)]["abTestId"] == test["id"] and listed[str(send)]["templateId"] == template["id"]
 
 
 @pytest.mark.rule("C44", "B095")

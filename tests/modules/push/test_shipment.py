@@ -57,7 +57,7 @@ async def counted(shipment: _core.Shipment) -> dict[tuple[str, str], int]:
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.rule("C43", "B099")
+@pytest.mark.rule("C43")
 async def test_who_is_not_sent_to_has_an_outcome_at_once(
     api: Api, kernel: Kernel, make: Make, shop: Org, lanes: NativeLanes
 ) -> None:

@@ -8,6 +8,7 @@ from sendora.modules.orgs.routes import ROUTES
 from sendora.modules.orgs.service import (
     Bootstrapped,
     audit,
+    audit_system,
     bootstrap,
     create_key,
     create_org,
@@ -23,6 +24,7 @@ __all__ = [
     "RateLimit",
     "Role",
     "audit",
+    "audit_system",
     "authenticate",
     "bootstrap",
     "check_quota",

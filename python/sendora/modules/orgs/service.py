@@ -167,6 +167,13 @@ async def audit(
     await store.insert_audit(db, principal.org, principal.prefix, action, resource, details or {})
 
 
+async def audit_system(
+    db: Database | Connection, org: OrgId, action: str, resource: str, details: dict[str, Any] | None = None
+) -> None:
+    """The same for what no key asked for."""
+    await store.insert_audit(db, org, SYSTEM, action, resource, details or {})
+
+
 def person_hash(settings: Settings, org: OrgId, external_id: str) -> str:
     """How the audit log names a person: the same one always alike, and nobody without the master key can tell who."""
     told = b"audit|" + org.bytes + external_id.encode()

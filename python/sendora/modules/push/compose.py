@@ -54,18 +54,23 @@ def compose(
     body = content.body if content.body is not None else base.body
     if title is None and content.silent:
         title = ""
+    localized_title = base.localized_title if content.localized_title is None else content.localized_title
+    localized_body = base.localized_body if content.localized_body is None else content.localized_body
     variants: list[Variant] = []
     if test is not None and test.status == "active":
         variants = test.variants
-    elif test is not None and test.status == "completed" and test.auto_promote:
+    elif test is not None and test.promoted_at is not None:
         for winner in (one for one in test.variants if one.key == test.winner_key and not one.holdout):
-            title = winner.title if winner.title is not None else title
-            body = winner.body if winner.body is not None else body
+            # As in the test: a variant's own text goes before translations of the text that it replaces.
+            if winner.title is not None:
+                title, localized_title = winner.title, {}
+            if winner.body is not None:
+                body, localized_body = winner.body, {}
     return Composed(
         title=title,
         body=body,
-        localized_title=base.localized_title if content.localized_title is None else content.localized_title,
-        localized_body=base.localized_body if content.localized_body is None else content.localized_body,
+        localized_title=localized_title,
+        localized_body=localized_body,
         test=test.id if test is not None and variants else None,
         variants=variants,
         parts=Parts(

@@ -4,6 +4,7 @@ from typing import Final
 
 from sendora.kernel.life import Kernel
 from sendora.kernel.module import Job
+from sendora.modules.push.promotion import promote
 from sendora.modules.push.store import feedback, tokens
 
 GRACE_DAYS: Final = 30
@@ -24,4 +25,7 @@ async def collect(kernel: Kernel) -> None:
     await feedback.forget_health(kernel.db, HEALTH_DAYS)
 
 
-JOBS = (Job(name="push.collect", every_s=3_600.0, run=collect),)
+JOBS = (
+    Job(name="push.collect", every_s=3_600.0, run=collect),
+    Job(name="push.promote", every_s=60.0, run=promote),
+)

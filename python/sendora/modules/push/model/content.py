@@ -45,6 +45,8 @@ Key = Annotated[str, Meta(min_length=1, max_length=64)]
 
 Interruption = Literal["passive", "active", "time-sensitive", "critical"]
 Status = Literal["draft", "active", "paused", "completed"]
+Begun = Literal["active", "paused", "completed"]
+"""What a test may be put to; it is a draft only until then."""
 
 
 class Action(WireIn, frozen=True, kw_only=True):
@@ -120,6 +122,15 @@ class TemplatePatch(WireIn, frozen=True, kw_only=True):
     critical_alert: Critical | UnsetType | None = UNSET
 
 
+class TextWarning(Wire, frozen=True, kw_only=True):
+    """A placeholder that is taken as it is written, and will hardly do what was meant (C31)."""
+
+    field: str
+    """A dotted path, such as `actions.0.title`."""
+    placeholder: str
+    message: str
+
+
 class TemplateShown(Wire, frozen=True, kw_only=True):
     id: UUID
     name: str
@@ -132,6 +143,10 @@ class TemplateShown(Wire, frozen=True, kw_only=True):
     critical_alert: Critical | None
     created_at: str
     updated_at: str
+
+
+class TemplateSaved(TemplateShown, frozen=True, kw_only=True):
+    warnings: list[TextWarning]
 
 
 class TestIn(WireIn, frozen=True, kw_only=True):
@@ -147,7 +162,7 @@ class TestPatch(WireIn, frozen=True, kw_only=True):
     """Body of `PATCH /push/ab-tests/{id}`."""
 
     name: Name | UnsetType = UNSET
-    status: Status | UnsetType = UNSET
+    status: Begun | UnsetType = UNSET
     winner_key: str | UnsetType | None = UNSET
     variants: list[Variant] | UnsetType = UNSET
     auto_promote: bool | UnsetType = UNSET
@@ -160,23 +175,15 @@ class TestShown(Wire, frozen=True, kw_only=True):
     variants: list[Variant]
     winner_key: str | None
     auto_promote: bool
+    first_sent_at: str | None
+    """From then on the variants are fixed (C44)."""
+    promoted_at: str | None
+    """When the test completed itself: while this stands, sends that name it use the winner's content (C45)."""
     created_at: str
 
 
-class VariantStats(Wire, frozen=True, kw_only=True):
-    """B120: how many recipients a variant was drawn for, and what came of them."""
-
-    key: str
-    assigned: int
-    sent: int
-    delivered: int
-    opened: int
-    clicked: int
-
-
-class TestStats(Wire, frozen=True, kw_only=True):
-    variants: list[VariantStats]
-    winner_key: str | None
+class TestSaved(TestShown, frozen=True, kw_only=True):
+    warnings: list[TextWarning]
 
 
 def raise_for(errors: FieldErrors) -> None:

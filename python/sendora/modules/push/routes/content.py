@@ -4,28 +4,35 @@ from typing import TypeVar
 
 import msgspec
 
+from sendora.kernel.clock import EPOCH
 from sendora.kernel.errors import Conflict, NotFound
 from sendora.kernel.http import Paged, Principal, delete, get, patch, post
-from sendora.kernel.ids import TemplateId, TestId, parse_id
+from sendora.kernel.ids import NIL, TemplateId, TestId, parse_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.wire import UNSET, Page, UnsetType, Wire
+from sendora.modules.push import lint
+from sendora.modules.push.compose import check_sizes, compose
+from sendora.modules.push.model import readout
 from sendora.modules.push.model.content import (
     Status,
     TemplateContent,
     TemplateIn,
     TemplatePatch,
+    TemplateSaved,
     TemplateShown,
     TestIn,
     TestPatch,
+    TestSaved,
     TestShown,
-    TestStats,
-    VariantStats,
     check_template,
     raise_for,
     variant_errors,
     winner_errors,
 )
+from sendora.modules.push.model.readout import TestStats
+from sendora.modules.push.model.sends import Content
 from sendora.modules.push.store import content as store
+from sendora.modules.push.store.content import Template, Test
 
 T = TypeVar("T")
 
@@ -44,8 +51,8 @@ class Deleted(Wire, frozen=True, kw_only=True):
     operation="createPushTemplate",
     summary="Save a push template",
 )
-async def create_template(kernel: Kernel, principal: Principal, data: TemplateIn) -> TemplateShown:
-    """B128: what a send may refer to by `templateId`."""
+async def create_template(kernel: Kernel, principal: Principal, data: TemplateIn) -> TemplateSaved:
+    """B128: what a send may refer to by `templateId`; `warnings` names what will hardly do what was meant (C31)."""
     content = TemplateContent(
         title=data.title,
         body=data.body,
@@ -55,9 +62,9 @@ async def create_template(kernel: Kernel, principal: Principal, data: TemplateIn
         localized_title=data.localized_title or {},
         critical_alert=data.critical_alert,
     )
-    raise_for(check_template(content))
+    _check(content)
     made = await store.insert_template(kernel.db, principal.org, principal.project, data.name, content)
-    return made.shown()
+    return _saved_template(made)
 
 
 @get(
@@ -93,8 +100,9 @@ async def get_template(kernel: Kernel, principal: Principal, template_id: str) -
     operation="updatePushTemplate",
     summary="Change a push template",
 )
-async def update_template(kernel: Kernel, principal: Principal, template_id: str, data: TemplatePatch) -> TemplateShown:
-    """Sends that have not gone out yet use it as it will be then (B098)."""
+async def update_template(kernel: Kernel, principal: Principal, template_id: str, data: TemplatePatch) -> TemplateSaved:
+    """What is absent stays, null empties what may be empty. Sends that have not gone out yet use it as it will be then
+    (B098)."""
     async with kernel.db.transaction() as connection:
         found = await store.find_template(
             connection, principal.org, principal.project, _template_id(template_id), lock=True
@@ -111,12 +119,12 @@ async def update_template(kernel: Kernel, principal: Principal, template_id: str
             localized_title=_emptied(data.localized_title, old.localized_title, {}),
             critical_alert=_or(data.critical_alert, old.critical_alert),
         )
-        raise_for(check_template(content))
+        _check(content)
         name = _or(data.name, found.name)
         changed = await store.update_template(
             connection, principal.org, principal.project, TemplateId(found.id), name, content
         )
-    return changed.shown()
+    return _saved_template(changed)
 
 
 @delete(
@@ -142,14 +150,15 @@ async def delete_template(kernel: Kernel, principal: Principal, template_id: str
     operation="createAbTest",
     summary="Make an A/B test",
 )
-async def create_test(kernel: Kernel, principal: Principal, data: TestIn) -> TestShown:
+async def create_test(kernel: Kernel, principal: Principal, data: TestIn) -> TestSaved:
     """Variants whose weights sum to 100 (B116). Who gets which is decided by a hash of the test and the person, so the
-    same person always gets the same one (B117, C44)."""
+    same person always gets the same one (B117, C44). With `autoPromote` the test completes itself once it is decided
+    (C45)."""
     raise_for(variant_errors(data.variants))
     made = await store.insert_test(
         kernel.db, principal.org, principal.project, data.name, data.status, data.variants, data.auto_promote
     )
-    return made.shown()
+    return _saved_test(made)
 
 
 @get("/push/ab-tests", scope="ab_tests:read", tier="starter", operation="listAbTests", summary="List A/B tests")
@@ -178,9 +187,11 @@ async def get_test(kernel: Kernel, principal: Principal, test_id: str) -> TestSh
     operation="updateAbTest",
     summary="Change an A/B test",
 )
-async def update_test(kernel: Kernel, principal: Principal, test_id: str, data: TestPatch) -> TestShown:
+async def update_test(kernel: Kernel, principal: Principal, test_id: str, data: TestPatch) -> TestSaved:
     """Status and winner at any time (B121); the variants until the test has been sent, because the hash is the
-    assignment and nothing of it is stored (C44)."""
+    assignment and nothing of it is stored (C44). A winner that is named here is for the record (C45): sends use it only
+    after the test has completed itself, and no longer once status, winner or `autoPromote` are changed. While a test
+    has a winner it does not complete itself; `winnerKey: null` lets it."""
     if data.variants is not UNSET:
         raise_for(variant_errors(data.variants))
     async with kernel.db.transaction() as connection:
@@ -190,22 +201,19 @@ async def update_test(kernel: Kernel, principal: Principal, test_id: str, data: 
         variants = _or(data.variants, found.variants)
         if found.first_sent_at is not None and variants != found.variants:
             raise Conflict("This test has been sent: its variants are fixed.", "already_dispatched")
-        winner = _or(data.winner_key, found.winner_key)
-        raise_for(winner_errors(winner, variants))
-        changed = await store.update_test(
-            connection,
-            principal.org,
-            principal.project,
-            msgspec.structs.replace(
-                found,
-                name=_or(data.name, found.name),
-                status=_or(data.status, found.status),
-                variants=variants,
-                winner_key=winner,
-                auto_promote=_or(data.auto_promote, found.auto_promote),
-            ),
+        asked = msgspec.structs.replace(
+            found,
+            name=_or(data.name, found.name),
+            status=_or(data.status, found.status),
+            variants=variants,
+            winner_key=_or(data.winner_key, found.winner_key),
+            auto_promote=_or(data.auto_promote, found.auto_promote),
         )
-    return changed.shown()
+        raise_for(winner_errors(asked.winner_key, variants))
+        if _outcome(asked) != _outcome(found):
+            asked = msgspec.structs.replace(asked, promoted_at=None)
+        changed = await store.update_test(connection, principal.org, principal.project, asked)
+    return _saved_test(changed)
 
 
 @delete(
@@ -227,28 +235,36 @@ async def delete_test(kernel: Kernel, principal: Principal, test_id: str) -> Del
     scope="ab_tests:read",
     tier="starter",
     operation="abTestStats",
-    summary="Count what came of each variant",
+    summary="Count what came of each variant, and what may be concluded",
 )
 async def test_stats(kernel: Kernel, principal: Principal, test_id: str) -> TestStats:
-    """B120. `delivered` counts device receipts (C93)."""
-    id_ = _test_id(test_id)
-    found = await store.find_test(kernel.db, principal.org, principal.project, id_)
+    """B120, in people. Rates and their differences from the control have bounds that hold however often one looks, and
+    `sampleRatio` tells when people are missing (B267). `delivered` counts device receipts (C93)."""
+    found = await store.find_test(kernel.db, principal.org, principal.project, _test_id(test_id))
     if found is None:
         raise NotFound("A/B test")
-    rows = await store.test_stats(kernel.db, principal.org, principal.project, id_)
-    nothing = store.VariantRow(assigned=0, sent=0, opened=0, clicked=0)
-    variants = [
-        VariantStats(
-            key=variant.key,
-            assigned=(row := rows.get(variant.key, nothing)).assigned,
-            sent=row.sent,
-            delivered=0,
-            opened=row.opened,
-            clicked=row.clicked,
-        )
-        for variant in found.variants
-    ]
-    return TestStats(variants=variants, winner_key=found.winner_key)
+    tallies = await store.tally_test(kernel.db, principal.org, principal.project, TestId(found.id), readout.FOLLOW_UP)
+    return readout.read(found.variants, found.winner_key, tallies)
+
+
+def _check(content: TemplateContent) -> None:
+    """The rules of its parts, and that a send with nothing of its own would not be too large for every provider."""
+    raise_for(check_template(content))
+    check_sizes(compose(Content(), content, None, send=NIL, expires_at=EPOCH, urgent=True))
+
+
+def _saved_template(template: Template) -> TemplateSaved:
+    shown = msgspec.structs.asdict(template.shown())
+    return TemplateSaved(**shown, warnings=lint.of_template(template.content))
+
+
+def _saved_test(test: Test) -> TestSaved:
+    shown = msgspec.structs.asdict(test.shown())
+    return TestSaved(**shown, warnings=lint.of_variants(test.variants))
+
+
+def _outcome(test: Test) -> tuple[str, str | None, bool]:
+    return test.status, test.winner_key, test.auto_promote
 
 
 def _or(given: T | UnsetType, old: T) -> T:

@@ -1,8 +1,8 @@
 """Templates, A/B tests and policies."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from sendora.kernel.pg import Connection, Database, queries
 from sendora.kernel.wire import Listed, Page
 from sendora.modules.push.model.content import TemplateContent, TemplateShown, TestShown, Variant
 from sendora.modules.push.model.policies import Policies
+from sendora.modules.push.model.readout import Tally
 
 SQL: Final = queries(__file__, "content.sql")
 
@@ -41,6 +42,7 @@ class Test(msgspec.Struct, frozen=True, kw_only=True):
     winner_key: str | None
     auto_promote: bool
     first_sent_at: datetime | None
+    promoted_at: datetime | None
     created_at: datetime
 
     def shown(self) -> TestShown:
@@ -51,15 +53,10 @@ class Test(msgspec.Struct, frozen=True, kw_only=True):
             variants=self.variants,
             winner_key=self.winner_key,
             auto_promote=self.auto_promote,
+            first_sent_at=None if self.first_sent_at is None else iso(self.first_sent_at),
+            promoted_at=None if self.promoted_at is None else iso(self.promoted_at),
             created_at=iso(self.created_at),
         )
-
-
-class VariantRow(msgspec.Struct, frozen=True, kw_only=True):
-    assigned: int
-    sent: int
-    opened: int
-    clicked: int
 
 
 async def insert_template(
@@ -134,6 +131,7 @@ async def update_test(db: Database | Connection, org: OrgId, project: ProjectId,
         msgspec.to_builtins(test.variants),
         test.winner_key,
         test.auto_promote,
+        test.promoted_at,
     )
     return _test(_there(row))
 
@@ -146,15 +144,23 @@ async def mark_test_sent(db: Database | Connection, org: OrgId, project: Project
     await db.execute(SQL.mark_test_sent, org, project, test)
 
 
-async def test_stats(
-    db: Database | Connection, org: OrgId, project: ProjectId, test: TestId
-) -> Mapping[str, VariantRow]:
-    return {
-        row["variant"]: VariantRow(
-            assigned=row["assigned"], sent=row["sent"], opened=row["opened"], clicked=row["clicked"]
-        )
-        for row in await db.fetch(SQL.test_stats, org, project, str(test))
-    }
+async def tally_test(
+    db: Database | Connection, org: OrgId, project: ProjectId, test: TestId, follow_up: timedelta
+) -> dict[str, Tally]:
+    """By variant; those that nobody was drawn for are missing."""
+    rows = await db.fetch(SQL.tally_test, org, project, str(test), follow_up)
+    return {row["variant"]: Tally(**{field: row[field] for field in Tally.__struct_fields__}) for row in rows}
+
+
+async def take_undecided_test(db: Database | Connection, older_than_s: float) -> tuple[OrgId, ProjectId, Test] | None:
+    """Across all orgs: the `autoPromote` test that nobody has looked at for the longest time, if that is longer."""
+    row = await db.fetchrow(SQL.take_undecided_test, older_than_s)
+    return None if row is None else (OrgId(row["org_id"]), ProjectId(row["project_id"]), _test(row))
+
+
+async def promote_test(connection: Connection, org: OrgId, project: ProjectId, test: TestId, winner: str) -> bool:
+    """Whether the test was still undecided."""
+    return await connection.fetchval(SQL.promote_test, org, project, test, winner) is not None
 
 
 async def policies(db: Database | Connection, org: OrgId) -> Policies:
@@ -210,6 +216,7 @@ def _test(row: Record) -> Test:
         winner_key=row["winner_key"],
         auto_promote=row["auto_promote"],
         first_sent_at=row["first_sent_at"],
+        promoted_at=row["promoted_at"],
         created_at=row["created_at"],
     )
 

@@ -1,5 +1,5 @@
 -- writes: push_templates, push_ab_tests, push_settings
--- reads: sends, deliveries, push_opens
+-- reads: sends, chunks, deliveries
 
 -- name: insert_template
 INSERT INTO push_templates (org_id, id, project_id, name, content) VALUES ($1, $2, $3, $4, $5) RETURNING *;
@@ -42,7 +42,7 @@ SELECT *, count(*) OVER () AS total FROM push_ab_tests
 SELECT count(*) FROM push_ab_tests WHERE org_id = $1 AND project_id = $2 AND ($3::text IS NULL OR status = $3);
 
 -- name: update_test
-UPDATE push_ab_tests SET name = $4, status = $5, variants = $6, winner_key = $7, auto_promote = $8
+UPDATE push_ab_tests SET name = $4, status = $5, variants = $6, winner_key = $7, auto_promote = $8, promoted_at = $9
  WHERE org_id = $1 AND project_id = $2 AND id = $3 RETURNING *;
 
 -- name: delete_test
@@ -53,15 +53,51 @@ DELETE FROM push_ab_tests WHERE org_id = $1 AND project_id = $2 AND id = $3 RETU
 UPDATE push_ab_tests SET first_sent_at = now()
  WHERE org_id = $1 AND project_id = $2 AND id = $3 AND first_sent_at IS NULL;
 
--- name: test_stats
--- B120. A recipient counts once, by its final row; an open counts for the variant that was sent.
-SELECT d.variant, count(*) AS assigned, count(*) FILTER (WHERE d.state = 'accepted') AS sent,
-       count(o.opened_at) AS opened, count(o.clicked_at) AS clicked
-  FROM sends s
-  JOIN deliveries d ON d.org_id = s.org_id AND d.send_id = s.id AND d.state <> 'deferred' AND d.variant IS NOT NULL
-  LEFT JOIN push_opens o ON o.org_id = d.org_id AND o.send_id = d.send_id AND o.recipient = d.recipient
- WHERE s.org_id = $1 AND s.project_id = $2 AND s.channel = 'push' AND s.content->>'abTestId' = $3
- GROUP BY d.variant;
+-- name: take_undecided_test
+-- The test that has waited longest to be examined, once in $1 seconds; nothing for most callers, by an index of its own.
+UPDATE push_ab_tests t SET examined_at = now()
+  FROM (SELECT org_id, id FROM push_ab_tests
+         WHERE auto_promote AND status = 'active' AND winner_key IS NULL AND first_sent_at IS NOT NULL
+           AND examined_at < now() - make_interval(secs => $1)
+         ORDER BY examined_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS next
+ WHERE t.org_id = next.org_id AND t.id = next.id
+RETURNING t.*;
+
+-- name: promote_test
+-- C45. Not when somebody has changed their mind meanwhile, or named a winner themselves.
+UPDATE push_ab_tests SET status = 'completed', winner_key = $4, promoted_at = now()
+ WHERE org_id = $1 AND project_id = $2 AND id = $3 AND auto_promote AND status = 'active' AND winner_key IS NULL
+RETURNING id;
+
+-- name: tally_test
+-- B120, in people (readout.py says who counts, and when somebody is settled). `deferred` rows count as assigned: who is
+-- tried later was drawn already. Opens of the send as a whole belong to nobody, and are left out.
+WITH people AS (
+    SELECT d.variant, coalesce(d.user_id, d.recipient::text) AS person,
+           min(d.at) FILTER (WHERE d.state = 'accepted') AS first_at, min(o.opened_at) AS opened_at,
+           min(o.clicked_at) AS clicked_at
+      FROM sends s
+      JOIN chunks c ON c.org_id = s.org_id AND c.send_id = s.id AND c.closed_at IS NOT NULL
+     CROSS JOIN LATERAL (
+         SELECT * FROM deliveries d
+          WHERE d.org_id = c.org_id AND d.send_id = c.send_id AND d.shard = c.shard AND d.seq = c.seq
+         OFFSET 0) AS d
+      LEFT JOIN LATERAL (
+          SELECT * FROM push_opens o
+           WHERE o.org_id = d.org_id AND o.send_id = d.send_id AND o.recipient = d.recipient
+          OFFSET 0) AS o ON d.state = 'accepted'
+     WHERE s.org_id = $1 AND s.project_id = $2 AND s.channel = 'push' AND s.content ->> 'abTestId' = $3
+       AND d.variant IS NOT NULL
+     GROUP BY d.variant, person
+)
+SELECT variant, count(*) AS assigned, count(first_at) AS sent, count(opened_at) AS opened,
+       count(clicked_at) AS clicked,
+       count(*) FILTER (WHERE settled) AS settled,
+       count(*) FILTER (WHERE settled AND opened_at <= first_at + $4::interval) AS settled_opened,
+       count(*) FILTER (WHERE settled AND clicked_at <= first_at + $4::interval) AS settled_clicked
+  FROM people
+ CROSS JOIN LATERAL (SELECT first_at <= now() - $4::interval AS settled) AS day
+ GROUP BY variant;
 
 -- name: policies
 SELECT * FROM push_settings WHERE org_id = $1;
