@@ -6,19 +6,18 @@ organisation's key sees nothing; no body, however broken, becomes a 500; and eac
 """
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.api import Answer, Api, serve
+from tests.api import Answer, Api
 from tests.make import Make
 
 from sendora.app import MODULES, document
-from sendora.kernel.bus import Answering, StageRunner
 from sendora.kernel.errors import problems
 from sendora.kernel.http.routes import BODY, NEEDS
-from sendora.kernel.life import Kernel, Service, running
+from sendora.kernel.life import Kernel
 
 HOSTILE = (
     b"",
@@ -45,18 +44,6 @@ QUERY = ("page", "pageSize", "status", "userId", "after", "audienceId", "project
 
 ROUTES = [route for module in MODULES for route in module.routes]
 PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
-
-
-@pytest.fixture(scope="session")
-async def everything(kernel: Kernel) -> AsyncIterator[Api]:
-    """All rooms behind one door, with what they need at work."""
-    services: list[Service] = []
-    for module in MODULES:
-        services += [StageRunner(kernel, consumer) for consumer in module.consumers]
-        services += [Answering(kernel, answer) for answer in module.answers]
-        services += [service(kernel) for service in module.services]
-    async with serve(kernel, MODULES) as served, running(kernel, services):
-        yield served
 
 
 def test_every_route_says_who_may_call_it_and_has_a_name() -> None:

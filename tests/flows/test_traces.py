@@ -69,7 +69,11 @@ async def test_every_outcome_is_explained(world: World) -> None:
     trace = await traced(world, send, kim)
     assert (trace["state"], trace["reason"], trace["reproduced"]) == ("suppressed", "frequency_cap", True)
     cap = trace["steps"][-1]
-    assert (cap["step"], cap["day"], cap["passed"]) == ("frequencyCap", {"cap": 1, "received": 1, "windowHours": 24}, False)
+    assert (cap["step"], cap["day"], cap["passed"]) == (
+        "frequencyCap",
+        {"cap": 1, "received": 1, "windowHours": 24},
+        False,
+    )
     assert trace["attempts"][0]["lane"] is None
 
     # What was decided stays; that it would be decided otherwise today is said.
