@@ -69,6 +69,8 @@ class Room(Protocol):
     """What this file wants of a Module."""
 
     @property
+    def name(self) -> str: ...
+    @property
     def routes(self) -> Sequence[Any]: ...
     @property
     def hot(self) -> Sequence[Any]: ...
@@ -105,8 +107,12 @@ def build_app(open: Open, modules: Sequence[Room], authenticate: Authenticate) -
 
     app = Litestar(
         route_handlers=[
-            Router(API, route_handlers=routes, guards=[guard]),
-            Router(f"{API}/orgs/{{{ORG}:str}}", route_handlers=routes, guards=[guard]),
+            Router(path, route_handlers=module.routes, guards=[guard], tags=[module.name])
+            for path in (API, f"{API}/orgs/{{{ORG}:str}}")
+            for module in modules
+            if module.routes
+        ]
+        + [
             *health_handlers(),
         ],
         lifespan=[lifespan],
