@@ -44,7 +44,7 @@ SWEEP: Final = Job(name="idempotency.sweep", every_s=600.0, run=lambda kernel: I
 
 def bind() -> None:
     """What rooms want of rooms above them."""
-    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of)
+    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of, why_not=push.why_not)
     audiences.bind(push.reach)
 
 

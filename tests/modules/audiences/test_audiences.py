@@ -53,7 +53,7 @@ async def test_the_size_is_counted_when_it_is_asked_for(api: Api, org: Org, make
     await make.profile(org, "carl")
     found = await api.get(f"/audiences/{made['id']}", key=org.sk)
     assert found.data["estimatedSize"] == 1
-    at = datetime.fromisoformat(found.data["evaluatedAt"])
+    at = datetime.fromisoformat(found.data["estimatedAt"])
     assert abs(at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
@@ -141,7 +141,8 @@ async def test_a_deleted_audience_leaves_a_tombstone(api: Api, kernel: Kernel, o
         ({"rules": None}, "rules"),
         ({"name": ""}, "name"),
         ({"name": None}, "name"),
-        ({"type": "list"}, "type"),
+        ({"type": "list"}, "rules"),
+        ({"type": "set"}, "type"),
         ({"projectId": str(uuid4())}, "projectId"),
         ({"size": 7}, "size"),
     ],

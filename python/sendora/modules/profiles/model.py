@@ -55,6 +55,33 @@ class Profile(Wire, frozen=True, kw_only=True):
     """Written at most once a minute."""
 
 
+class WhyRecipient(Wire, frozen=True, kw_only=True):
+    """One of the person's recipients of a send."""
+
+    recipient_id: UUID
+    state: str
+    """accepted, rejected, suppressed, expired, unknown, or open."""
+    reason: str | None
+
+
+class WhyNot(Wire, frozen=True, kw_only=True):
+    """Why a person did not get a send, or is not in an audience."""
+
+    profile_id: UUID
+    member: bool | None
+    """In the audience; null for a send that named its people, and for a deleted audience of one."""
+    tree: dict[str, Any] | None
+    """As `POST /audiences/explain` tells it; null where `member` is."""
+    recipients: tuple[WhyRecipient, ...]
+    """Of the send; empty when there are none."""
+    reason: str | None
+    """The first thing that stood in the way; null when nothing did. In this order: `cancelled`, `not_planned` (nobody
+    is a recipient yet), `audience_deleted`, `not_a_member`, `excluded`, `not_named`, `unreachable` (no active device),
+    then what became of the recipients, such as `suppressed: frequency_cap` or `open: quiet_hours`."""
+    excluded_by: UUID | None = None
+    """The exclusion audience that the person is in."""
+
+
 class ProfilePatch(WireIn, frozen=True, kw_only=True):
     """Traits are merged; null removes one."""
 
