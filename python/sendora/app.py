@@ -79,6 +79,7 @@ async def dispatch(settings: Settings, shards: str) -> None:
 
 
 async def scheduler(settings: Settings) -> None:
+    bind()
     async with open_kernel(settings) as kernel:
         jobs = [JobRunner(kernel, job) for job in (SWEEP, *(job for module in MODULES for job in module.jobs))]
         await run_services(kernel, [due_sends(kernel), rescuer(kernel), *jobs])

@@ -22,7 +22,7 @@ from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Connection, Database
 from sendora.kernel.wire import Listed, Page
 from sendora.modules import profiles
-from sendora.modules.audiences import ask, contacts, explanations, reach, rows, store
+from sendora.modules.audiences import ask, bound, contacts, explanations, rows, store
 from sendora.modules.audiences.explanations import evaluations_of
 from sendora.modules.audiences.members import exclusions, refusal_of
 from sendora.modules.audiences.model import (
@@ -221,7 +221,7 @@ async def answer(kernel: Kernel, payload: bytes) -> bytes:
             Reply(
                 count=count,
                 leaves=tuple(Leaf(path=path, alone=alone, remaining=left) for path, alone, left in steps),
-                addresses=await reach.of(kernel, org, project, members),
+                addresses=await bound.addresses_of(kernel, org, project, members),
             )
         )
 

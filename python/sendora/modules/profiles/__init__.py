@@ -4,7 +4,7 @@ from sendora.kernel.module import Module
 from sendora.modules.profiles.consumers import READER, WAKE, consumer
 from sendora.modules.profiles.model import Person, WhyNot, WhyRecipient
 from sendora.modules.profiles.routes import ROUTES
-from sendora.modules.profiles.service import Members, Memberships, bind, erase, export, find, wait
+from sendora.modules.profiles.service import Members, Memberships, bind, classify, erase, export, find, wait
 from sendora.modules.profiles.store import names_of
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "WhyNot",
     "WhyRecipient",
     "bind",
+    "classify",
     "find",
     "module",
     "names_of",

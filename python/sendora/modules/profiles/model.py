@@ -1,7 +1,7 @@
 """A person of a project (B058-B063, C69, C70)."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -10,6 +10,11 @@ import msgspec
 from sendora.kernel.errors import PayloadTooLarge, Problem, ValidationFailed
 from sendora.kernel.ids import OrgId, ProfileId, ProjectId
 from sendora.kernel.wire import UNSET, UnsetType, Wire, WireIn
+
+NEW_FOR: Final = timedelta(days=7)
+AT_RISK_AFTER: Final = timedelta(days=30)
+CHURNED_AFTER: Final = timedelta(days=90)
+"""A week, a month and a quarter: the windows in which such stages are usually told."""
 
 Lifecycle = Literal["new", "active", "at_risk", "churned"]
 
@@ -96,6 +101,17 @@ class ProfileDeleted(Wire, frozen=True, kw_only=True):
 
 class _Item(Wire, frozen=True, kw_only=True):
     field_errors: dict[str, list[str]]
+
+
+def stage_of(created_at: datetime, last_seen_at: datetime, now: datetime) -> Lifecycle:
+    """The lifecycle stage by a rule on activity (B064): whoever was not seen for 90 days has churned, for 30 days is at
+    risk; of the others, whoever came within the last 7 days is new."""
+    away = now - last_seen_at
+    if away >= CHURNED_AFTER:
+        return "churned"
+    if away >= AT_RISK_AFTER:
+        return "at_risk"
+    return "new" if now - created_at < NEW_FOR else "active"
 
 
 def show(person: Person, memberships: list[Any] | UnsetType = UNSET) -> Profile:

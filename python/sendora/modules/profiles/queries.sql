@@ -133,3 +133,29 @@ SELECT DISTINCT ON (org_id, project_id, name) org_id, project_id, name, at
 UPDATE profiles p SET merged_into = t.into_id
   FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS t (org_id, project_id, external_id, into_id)
  WHERE p.org_id = t.org_id AND p.project_id = t.project_id AND p.external_id = t.external_id;
+
+-- name: activity
+-- People in the order of the key, each with what those did whom they took over (C69).
+SELECT p.project_id, p.external_id, p.lifecycle, least(p.created_at, a.created_at) AS created_at,
+       greatest(p.last_seen_at, a.last_seen_at) AS last_seen_at
+  FROM profiles p
+ CROSS JOIN LATERAL (
+     SELECT min(a.created_at) AS created_at, max(a.last_seen_at) AS last_seen_at FROM profiles a
+      WHERE a.org_id = $1 AND a.project_id = p.project_id AND a.merged_into = p.external_id
+     OFFSET 0) AS a
+ WHERE p.org_id = $1 AND (p.project_id, p.external_id) > ($2, $3) AND p.merged_into IS NULL
+ ORDER BY p.project_id, p.external_id LIMIT $4;
+
+-- name: set_stages
+-- Locked in the order of the key, as the writer of the log takes them.
+WITH wanted AS (
+    SELECT g.project_id, g.external_id, g.stage
+      FROM unnest($2::uuid[], $3::text[], $4::text[]) AS g (project_id, external_id, stage)
+), locked AS (
+    SELECT p.project_id, p.external_id FROM profiles p
+     WHERE p.org_id = $1 AND (p.project_id, p.external_id) IN (SELECT project_id, external_id FROM wanted)
+     ORDER BY p.project_id, p.external_id FOR NO KEY UPDATE
+)
+UPDATE profiles p SET lifecycle = w.stage
+  FROM locked l JOIN wanted w USING (project_id, external_id)
+ WHERE p.org_id = $1 AND p.project_id = l.project_id AND p.external_id = l.external_id;

@@ -2,20 +2,24 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 from sendora import _core
 from sendora.kernel.bus import Position
 from sendora.kernel.clock import iso, millis
 from sendora.kernel.errors import NotFound, Unavailable, ValidationFailed
 from sendora.kernel.http import Principal
-from sendora.kernel.ids import AudienceId, OrgId, ProjectId, SendId
+from sendora.kernel.ids import NIL, AudienceId, OrgId, ProjectId, SendId
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg.positions import wait_for
 from sendora.kernel.wire import UNSET, Listed, Page, encode
 from sendora.modules import orgs
 from sendora.modules.profiles import store
 from sendora.modules.profiles.consumers import READER
-from sendora.modules.profiles.model import Person, ProfilePatch, WhyNot, refusal
+from sendora.modules.profiles.model import Person, ProfilePatch, WhyNot, refusal, stage_of
+
+BITE_MAX: Final = 1_000
+"""People whose stage is looked at, and set, at a time: locks of some milliseconds."""
 
 WAIT_S: Final = 5.0
 """C94: how long a change, or a read `after` one, waits for the profile store."""
@@ -149,6 +153,22 @@ async def export(kernel: Kernel, org: OrgId, project: ProjectId, external_id: st
         "createdAt": iso(person.created_at),
         "lastSeenAt": iso(person.last_seen_at),
     }
+
+
+async def classify(kernel: Kernel, org: OrgId) -> set[ProjectId]:
+    """Set everybody's lifecycle stage by activity (`stage_of`, B064); the projects that were gone through. The one
+    change of a profile that does not come by the log: nobody else writes this column."""
+    now = kernel.clock.now()
+    seen: set[ProjectId] = set()
+    after: tuple[UUID, str] = (NIL, "")
+    while bite := await store.activity(kernel.db, org, after, BITE_MAX):
+        staged = [(one, stage_of(one.created_at, one.last_seen_at, now)) for one in bite]
+        wanted = [(one, stage) for one, stage in staged if stage != one.lifecycle]
+        if wanted:
+            await store.set_stages(kernel.db, org, wanted)
+        seen.update(one.project for one in bite)
+        after = (bite[-1].project, bite[-1].external_id)
+    return seen
 
 
 def _check(principal: Principal, patch: ProfilePatch) -> None:
