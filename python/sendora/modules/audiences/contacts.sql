@@ -29,7 +29,10 @@ WITH RECURSIVE up AS (
     SELECT DISTINCT person, person AS alias FROM people
     UNION
     SELECT d.person, p.external_id
-      FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.alias
+      FROM down d
+     CROSS JOIN LATERAL (
+         SELECT p.external_id FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.alias
+         OFFSET 0) AS p
 ), there AS (
     SELECT DISTINCT d.person FROM down d
      CROSS JOIN LATERAL (
@@ -87,16 +90,19 @@ WITH RECURSIVE up AS (
     SELECT DISTINCT person, person AS alias FROM ends
     UNION
     SELECT d.person, p.external_id
-      FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.alias
+      FROM down d
+     CROSS JOIN LATERAL (
+         SELECT p.external_id FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.alias
+         OFFSET 0) AS p
+), listed AS (
+    SELECT DISTINCT d.person FROM down d
+     CROSS JOIN LATERAL (
+         SELECT c.audience_id FROM audience_contacts c
+          WHERE c.org_id = $1 AND c.project_id = $2 AND c.external_id = d.alias
+         OFFSET 0) AS c
+     WHERE c.audience_id = ANY($4::uuid[])
 )
-SELECT e.name, e.person,
-       EXISTS (SELECT FROM down d
-                CROSS JOIN LATERAL (
-                    SELECT c.audience_id FROM audience_contacts c
-                     WHERE c.org_id = $1 AND c.project_id = $2 AND c.external_id = d.alias
-                    OFFSET 0) AS c
-                WHERE d.person = e.person AND c.audience_id = ANY($4::uuid[])) AS listed
-  FROM ends e;
+SELECT e.name, e.person, l.person IS NOT NULL AS listed FROM ends e LEFT JOIN listed l USING (person);
 
 -- name: count_people
 -- How many different people a list comes to.

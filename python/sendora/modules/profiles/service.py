@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
-from uuid import UUID
 
 from sendora import _core
 from sendora.kernel.bus import Position
@@ -160,15 +159,16 @@ async def classify(kernel: Kernel, org: OrgId) -> set[ProjectId]:
     change of a profile that does not come by the log: nobody else writes this column."""
     now = kernel.clock.now()
     seen: set[ProjectId] = set()
-    after: tuple[UUID, str] = (NIL, "")
-    while bite := await store.activity(kernel.db, org, after, BITE_MAX):
-        staged = [(one, stage_of(one.created_at, one.last_seen_at, now)) for one in bite]
-        wanted = [(one, stage) for one, stage in staged if stage != one.lifecycle]
-        if wanted:
-            await store.set_stages(kernel.db, org, wanted)
+    after = (ProjectId(NIL), "")
+    while True:
+        async with kernel.db.transaction() as connection:
+            bite = await store.activity(connection, org, after, BITE_MAX)
+            if not bite:
+                return seen
+            staged = [(one, stage_of(one.created_at, one.last_seen_at, now)) for one in bite]
+            await store.set_stages(connection, org, [(one, stage) for one, stage in staged if stage != one.lifecycle])
         seen.update(one.project for one in bite)
         after = (bite[-1].project, bite[-1].external_id)
-    return seen
 
 
 def _check(principal: Principal, patch: ProfilePatch) -> None:

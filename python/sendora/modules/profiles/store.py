@@ -92,21 +92,21 @@ class Activity(NamedTuple):
     lifecycle: Lifecycle | None
 
 
-async def activity(db: Database | Connection, org: OrgId, after: tuple[UUID, str], rows_max: int) -> list[Activity]:
-    """The next people of the org behind (project, external id)."""
-    rows = await db.fetch(SQL.activity, org, *after, rows_max)
+async def activity(connection: Connection, org: OrgId, after: tuple[ProjectId, str], rows_max: int) -> list[Activity]:
+    """The next people of the org behind (project, external id); in a transaction."""
+    await connection.execute(SQL.in_order)
     return [
         Activity(
             ProjectId(row["project_id"]), row["external_id"], row["created_at"], row["last_seen_at"], row["lifecycle"]
         )
-        for row in rows
+        for row in await connection.fetch(SQL.activity, org, *after, rows_max)
     ]
 
 
-async def set_stages(db: Database | Connection, org: OrgId, stages: Sequence[tuple[Activity, Lifecycle]]) -> None:
+async def set_stages(connection: Connection, org: OrgId, stages: Sequence[tuple[Activity, Lifecycle]]) -> None:
     """Whoever was deleted meanwhile has none."""
     projects, names = [one.project for one, _ in stages], [one.external_id for one, _ in stages]
-    await db.execute(SQL.set_stages, org, projects, names, [stage for _, stage in stages])
+    await connection.execute(SQL.set_stages, org, projects, names, [stage for _, stage in stages])
 
 
 def _columns(names: Sequence[Name]) -> tuple[list[UUID], list[UUID], list[str]]:
