@@ -86,16 +86,16 @@ async def find(
 
 async def count_people(db: Database | Connection, org: OrgId, project: ProjectId, audience: AudienceId) -> int:
     """Different people who still are there."""
-    counted: int = await db.fetchval(SQL.count_people, org, project, audience)
-    return counted
+    row = await db.fetchrow(SQL.people, org, project, audience, 0, 0)
+    return 0 if row is None else row["total"]
 
 
 async def page_of_people(
     db: Database | Connection, org: OrgId, project: ProjectId, audience: AudienceId, page: Page
-) -> list[str]:
+) -> Listed[str]:
     """The same people, in the order of their names."""
-    rows = await db.fetch(SQL.page_of_people, org, project, audience, page.offset, page.size)
-    return [row["person"] for row in rows]
+    row = await db.fetchrow(SQL.people, org, project, audience, page.offset, page.size)
+    return Listed([], 0) if row is None else Listed(row["names"], row["total"])
 
 
 async def leave_out(

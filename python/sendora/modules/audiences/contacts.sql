@@ -104,8 +104,8 @@ WITH RECURSIVE up AS (
 )
 SELECT e.name, e.person, l.person IS NOT NULL AS listed FROM ends e LEFT JOIN listed l USING (person);
 
--- name: count_people
--- How many different people a list comes to.
+-- name: people
+-- The different people that a list comes to: how many, and a page of them in the order of their names.
 WITH RECURSIVE contacts AS (
     SELECT c.external_id AS name, p.merged_into AS at
       FROM audience_contacts c
@@ -134,39 +134,8 @@ WITH RECURSIVE contacts AS (
          OFFSET 0) AS p
      WHERE p.merged_into IS NULL
 )
-SELECT count(*) FROM people;
-
--- name: page_of_people
--- The same people, in the order of their names.
-WITH RECURSIVE contacts AS (
-    SELECT c.external_id AS name, p.merged_into AS at
-      FROM audience_contacts c
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p
-          WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.external_id
-         OFFSET 0) AS p
-     WHERE c.org_id = $1 AND c.audience_id = $3
-), chain AS (
-    SELECT name, at, 1 AS depth FROM contacts WHERE at IS NOT NULL
-    UNION ALL
-    SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND c.depth < 16
-), ends AS (
-    SELECT DISTINCT ON (name) at AS person FROM chain ORDER BY name, depth DESC
-), people AS (
-    SELECT name AS person FROM contacts WHERE at IS NULL
-    UNION
-    SELECT e.person FROM ends e
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = e.person
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NULL
-)
-SELECT person FROM people ORDER BY person COLLATE "C" OFFSET $4 LIMIT $5;
+SELECT (SELECT count(*) FROM people) AS total,
+       ARRAY(SELECT person FROM people ORDER BY person COLLATE "C" OFFSET $4 LIMIT $5) AS names;
 
 -- name: make_sieve
 -- The tables of one reading, on the connection whose snapshot it is made in.

@@ -57,23 +57,24 @@ class Members:
         self._minus = minus
         self._without = without
         self._sieve: Sieve | None = None
+        self._is_sieved = within is not None or bool(minus) or bool(without)
+        """Else what the rule found is all there is to say."""
 
     async def open(self, connection: Connection) -> None:
-        straight = self._within is None and not self._minus and not self._without
-        if straight:  # What the rule found is all there is to say.
-            return
-        self._sieve = Sieve(connection, self._org, self._project, self._without)
-        await self._sieve.open(self._within)
+        if self._is_sieved:
+            self._sieve = Sieve(connection, self._org, self._project, self._without)
+            await self._sieve.open(self._within)
 
     async def of(self, shard: int) -> bytes | None:
         """pgcopy of their external ids; None for nobody at all."""
+        if not self._is_sieved:
+            return None if self._split is None else self._split.of(shard)
+        if self._sieve is None:
+            raise RuntimeError("not open: nobody would be left out")
         minus = [split.of(shard) for split in self._minus]
-        if self._within is not None and self._sieve is not None:
+        if self._within is not None:
             return await self._sieve.contacts(self._within, shard, minus)
-        if self._split is None:
-            return None
-        found = self._split.of(shard)
-        return found if self._sieve is None else await self._sieve.people(found, minus, shard)
+        return None if self._split is None else await self._sieve.people(self._split.of(shard), minus, shard)
 
 
 async def members(

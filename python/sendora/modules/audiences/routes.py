@@ -5,7 +5,7 @@ from uuid import UUID
 from sendora.kernel.clock import iso
 from sendora.kernel.errors import Conflict, NotFound, Unavailable, ValidationFailed
 from sendora.kernel.http import Paged, Principal, delete, get, patch, post
-from sendora.kernel.ids import NIL, AudienceId, ProjectId, parse_id
+from sendora.kernel.ids import AudienceId, ProjectId, parse_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.wire import UNSET, Page
 from sendora.modules import orgs
@@ -156,10 +156,11 @@ async def explain_audience(kernel: Kernel, principal: Principal, data: ExplainIn
     if (data.rules is None) == (data.audience_id is None):
         raise ValidationFailed({"rules": ["Give either rules or audienceId"]})
     org, project = principal.org, principal.project
-    if data.rules is not None:
-        compiled(data.rules)
-        return await service.explain(kernel, org, project, data.user_id, data.rules)
-    return await service.explain_audience(kernel, org, project, data.user_id, AudienceId(data.audience_id or NIL))
+    if data.audience_id is not None:
+        return await service.explain_audience(kernel, org, project, data.user_id, AudienceId(data.audience_id))
+    rules = data.rules or {}
+    compiled(rules)
+    return await service.explain(kernel, org, project, data.user_id, rules)
 
 
 @get(

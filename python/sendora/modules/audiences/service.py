@@ -59,8 +59,7 @@ async def members_of(kernel: Kernel, org: OrgId, project: ProjectId, audience: A
     if found is None or found.deleted_at is not None or found.project != project:
         raise NotFound("Audience")
     if found.rules is None:
-        people = await contacts.page_of_people(kernel.db, org, project, audience, page)
-        return Listed(people, await contacts.count_people(kernel.db, org, project, audience))
+        return await contacts.page_of_people(kernel.db, org, project, audience, page)
     rule = _rule(kernel, found)
     if rule is None:
         return Listed([], 0)

@@ -135,9 +135,10 @@ UPDATE profiles p SET merged_into = t.into_id
  WHERE p.org_id = t.org_id AND p.project_id = t.project_id AND p.external_id = t.external_id;
 
 -- name: in_order
--- For this transaction: walk along the key, also while PostgreSQL knows nothing of the table.
+-- For this transaction: walk along the key, and look up by it, also while PostgreSQL knows nothing of the table.
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-       set_config('enable_sort', 'off', true);
+       set_config('enable_sort', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true);
 
 -- name: activity
 -- The next people in the order of the key, each with what those did whom they took over (C69). The bite is cut first, by
@@ -155,15 +156,8 @@ SELECT p.project_id, p.external_id, p.lifecycle, least(p.created_at, a.created_a
  ORDER BY p.project_id, p.external_id;
 
 -- name: set_stages
--- Locked in the order of the key, as the writer of the log takes them.
-WITH wanted AS (
-    SELECT g.project_id, g.external_id, g.stage
-      FROM unnest($2::uuid[], $3::text[], $4::text[]) AS g (project_id, external_id, stage)
-), locked AS (
-    SELECT p.project_id, p.external_id FROM profiles p
-     WHERE p.org_id = $1 AND (p.project_id, p.external_id) IN (SELECT project_id, external_id FROM wanted)
-     ORDER BY p.project_id, p.external_id FOR NO KEY UPDATE
-)
-UPDATE profiles p SET lifecycle = w.stage
-  FROM locked l JOIN wanted w USING (project_id, external_id)
- WHERE p.org_id = $1 AND p.project_id = l.project_id AND p.external_id = l.external_id;
+-- Row by row in the order of the key, as the writer of the log takes them, so that the two never wait for each other in a
+-- circle.
+UPDATE profiles p SET lifecycle = g.stage
+  FROM unnest($2::uuid[], $3::text[], $4::text[]) AS g (project_id, external_id, stage)
+ WHERE p.org_id = $1 AND p.project_id = g.project_id AND p.external_id = g.external_id;
