@@ -44,7 +44,7 @@ SWEEP: Final = Job(name="idempotency.sweep", every_s=600.0, run=lambda kernel: I
 
 def bind() -> None:
     """What rooms want of rooms above them."""
-    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of)
+    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of, why_not=push.why_not)
     audiences.bind(push.reach)
 
 
@@ -79,6 +79,7 @@ async def dispatch(settings: Settings, shards: str) -> None:
 
 
 async def scheduler(settings: Settings) -> None:
+    bind()
     async with open_kernel(settings) as kernel:
         jobs = [JobRunner(kernel, job) for job in (SWEEP, *(job for module in MODULES for job in module.jobs))]
         await run_services(kernel, [due_sends(kernel), rescuer(kernel), *jobs])

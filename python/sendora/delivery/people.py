@@ -5,13 +5,13 @@ stay, so that a send goes on balancing. It comes after the person's addresses ar
 finds no name to write. What was decided before is on the wire for seconds, and is forgotten by the next call.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from sendora.delivery import store
-from sendora.kernel.ids import NIL, OrgId, ProjectId
+from sendora.kernel.ids import NIL, OrgId, ProjectId, SendId
 from sendora.kernel.life import Kernel
 from sendora.kernel.wire import Wire
 
@@ -34,6 +34,32 @@ class Delivered(Wire, frozen=True, kw_only=True):
     attempt: int
     repeated: bool
     at: datetime
+
+
+class OfSend(Wire, frozen=True, kw_only=True):
+    """One recipient of a send that is, or was, the person's."""
+
+    recipient_id: UUID
+    state: str
+    """As in the balance, or `open`."""
+    reason: str | None
+
+
+async def of_send(
+    kernel: Kernel,
+    org: OrgId,
+    send: SendId,
+    *,
+    persons: Sequence[str],
+    addresses: Sequence[UUID],
+    shards: Sequence[int],
+) -> list[OfSend]:
+    """What became of one person's recipients of a send. `persons`: all names of the person; `addresses`: the person's
+    devices, `shards`: of those names, where who is still open is looked for."""
+    rows = await kernel.db.fetch(
+        store.SQL.recipients_of_person, org, send, list(persons), list(addresses), sorted(set(shards)), RECALL_MAX
+    )
+    return [OfSend(recipient_id=row["recipient"], state=row["state"], reason=row["reason"]) for row in rows]
 
 
 async def forget(kernel: Kernel, org: OrgId, project: ProjectId, person: str) -> int:

@@ -417,6 +417,23 @@ SELECT d.send_id, d.shard, d.seq, d.position, s.channel, d.recipient, d.state, d
    AND d.state <> 'deferred'
  ORDER BY d.send_id, d.shard, d.seq, d.position LIMIT $9;
 
+-- name: recipients_of_person
+-- One person's recipients of a send: by the name that stands with the outcome, and, while there is none, by address ($4) in
+-- the shards ($5) of the person's names ($3). Who waits says what for.
+SELECT d.recipient, d.state, d.reason FROM deliveries d
+ WHERE d.org_id = $1 AND d.send_id = $2 AND d.user_id = ANY($3::text[]) AND d.state <> 'deferred'
+UNION ALL
+SELECT r.recipient, 'open',
+       (SELECT d.reason FROM deliveries d
+         WHERE d.org_id = $1 AND d.send_id = $2 AND d.user_id = ANY($3::text[]) AND d.recipient = r.recipient
+           AND d.state = 'deferred' ORDER BY d.at DESC LIMIT 1)
+  FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
+ WHERE c.org_id = $1 AND c.send_id = $2 AND c.shard = ANY($5::smallint[]) AND c.closed_at IS NULL
+   AND r.recipient = ANY($4::uuid[])
+   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.org_id = c.org_id AND d.send_id = c.send_id AND d.shard = c.shard
+                      AND d.seq = c.seq AND d.position = r.n - 1)
+ ORDER BY recipient LIMIT $6;
+
 -- ============================================================ rescue
 
 -- name: overdue

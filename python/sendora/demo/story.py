@@ -217,7 +217,7 @@ class Story:
         created = await server.post("/audiences", {"name": "loyal", "rules": AUDIENCE_RULES})
         self._audience = created["id"]
         counted = await server.get(f"/audiences/{self._audience}")
-        instant = datetime.fromisoformat(counted["evaluatedAt"])
+        instant = datetime.fromisoformat(counted["estimatedAt"])
         expected = len(expected_audience(purchases, instant))
         self._console.print(f"   at {instant.isoformat()}: Sendora {counted['estimatedSize']:,}, the file {expected:,}")
         if counted["estimatedSize"] != expected:

@@ -15,6 +15,7 @@ MODULES = (orgs.module, profiles.module, events.module, audiences.module)
 
 @pytest.fixture(scope="session")
 async def api(kernel: Kernel) -> AsyncIterator[Api]:
+    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of)
     services: list[Service] = []
     for module in MODULES:
         services += [StageRunner(kernel, consumer) for consumer in module.consumers]

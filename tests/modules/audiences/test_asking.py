@@ -102,6 +102,40 @@ async def test_why_somebody_is_in_or_not(api: Api, people: Org, make: Make) -> N
     ]
 
 
+@pytest.mark.rule("B072", "C69", "C72")
+async def test_the_first_event_that_a_leaf_counts(api: Api, org: Org, make: Make) -> None:
+    """Within the leaf's window, with its condition on properties, under every name of the person; nothing where nothing
+    was counted; never of a trait."""
+    now = datetime.now(UTC).replace(microsecond=0)
+
+    def bought(name: str, days: int, amount: int) -> dict[str, Any]:
+        at = (now - timedelta(days=days)).isoformat()
+        return {"eventType": "buy", name: "anna", "timestamp": at, "properties": {"amount": amount}}
+
+    old = {**bought("anonymousId", 200, 90), "anonymousId": "anon"}
+    await make.events(org, old, *(bought("userId", *one) for one in ((100, 5), (20, 70), (10, 5), (2, 80), (1, 5))))
+    await make.profile(org, "anna", anonymousId="anon", traits={"plan": "pro"})
+    large = {"all": [{"trait": "amount", "op": "gte", "value": 50}]}
+    leaves: list[tuple[dict[str, Any], int | None]] = [
+        ({"event": "buy", "op": "occurred"}, 200),
+        ({"event": "buy", "op": "occurred_in_last", "value": "30d"}, 20),
+        ({"event": "buy", "op": "count_gte", "value": 2, "window": "5d"}, 2),
+        ({"event": "buy", "op": "not_occurred_in_last", "value": "15d"}, 10),
+        ({"event": "buy", "op": "count_gte", "value": 1, "window": "15d", "where": large}, 2),
+        ({"event": "buy", "op": "occurred", "where": large}, 200),
+        ({"event": "buy", "op": "occurred_in_last", "value": "12h"}, None),
+        ({"event": "sell", "op": "occurred"}, None),
+    ]
+    rules = {"all": [{"any": [leaf for leaf, _ in leaves]}, {"not": {"trait": "plan", "op": "exists"}}]}
+    told = await api.post("/audiences/explain", {"rules": rules, "userId": "anna"}, key=org.sk)
+    any_, not_ = told.data["tree"]["all"]
+    for shown, (leaf, days) in zip(any_["any"], leaves, strict=True):
+        at = None if days is None else now - timedelta(days=days)
+        first = shown["firstMatchAt"]
+        assert (None if first is None else datetime.fromisoformat(first)) == at, leaf
+    assert "firstMatchAt" not in not_["not"]
+
+
 async def test_an_audience_is_explained_by_its_id(api: Api, people: Org, make: Make) -> None:
     made = await api.post("/audiences", {"name": "x", "rules": {"all": [PRO]}}, key=people.sk)
     body = {"audienceId": made.data["id"], "userId": "carl"}

@@ -53,8 +53,33 @@ async def test_the_size_is_counted_when_it_is_asked_for(api: Api, org: Org, make
     await make.profile(org, "carl")
     found = await api.get(f"/audiences/{made['id']}", key=org.sk)
     assert found.data["estimatedSize"] == 1
-    at = datetime.fromisoformat(found.data["evaluatedAt"])
+    at = datetime.fromisoformat(found.data["estimatedAt"])
     assert abs(at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@pytest.mark.rule("B061", "B072", "B074", "C72")
+async def test_any_trait_can_be_asked_for(api: Api, org: Org, make: Make) -> None:
+    """B061: whatever key and value; B074: whoever has not set it is out, even of `neq`, unless `not_set` asks for them
+    too."""
+    await make.profile(org, "anna", traits={"Wo wohnst du?": "K\u00f6ln", "n": 3, "vip": True, "locale": "de"})
+    await make.profile(org, "bert", traits={"Wo wohnst du?": "Bonn", "n": 5, "vip": False})
+    await make.profile(org, "carl", traits={"locale": "fr"})
+
+    async def size(rules: dict[str, Any]) -> int:
+        found: int = (await api.post("/audiences/preview", {"rules": rules}, key=org.sk)).data["count"]
+        return found
+
+    for leaf, holds in (
+        ({"trait": "Wo wohnst du?", "op": "eq", "value": "K\u00f6ln"}, 1),
+        ({"trait": "Wo wohnst du?", "op": "neq", "value": "K\u00f6ln"}, 1),
+        ({"trait": "n", "op": "gt", "value": 3}, 1),
+        ({"trait": "vip", "op": "in", "value": [True, False]}, 2),
+        ({"trait": "nobody has it", "op": "exists"}, 0),
+    ):
+        assert await size({"all": [leaf]}) == holds, leaf
+    german = {"trait": "locale", "op": "eq", "value": "de"}
+    assert await size({"all": [german]}) == 1
+    assert await size({"any": [german, {"trait": "locale", "op": "not_set"}]}) == 2
 
 
 @pytest.mark.rule("B073", "B066", "C69", "C72")
@@ -141,7 +166,8 @@ async def test_a_deleted_audience_leaves_a_tombstone(api: Api, kernel: Kernel, o
         ({"rules": None}, "rules"),
         ({"name": ""}, "name"),
         ({"name": None}, "name"),
-        ({"type": "list"}, "type"),
+        ({"type": "list"}, "rules"),
+        ({"type": "set"}, "type"),
         ({"projectId": str(uuid4())}, "projectId"),
         ({"size": 7}, "size"),
     ],

@@ -120,6 +120,16 @@ async def test_takeover(api: Api, org: Org, make: Make) -> None:
     assert (changed.data["externalId"], changed.data["traits"]) == ("boss", {"via": "alias"})
 
 
+@pytest.mark.rule("B269")
+async def test_traits_are_what_was_set(api: Api, org: Org, make: Make) -> None:
+    """B269: nothing is computed from events; a trait of such a name is what somebody says it is."""
+    for name in ("first_seen", "ltv", "signin_count"):
+        await make.events(org, {"eventType": name, "userId": "anna", "properties": {"amount": 7}})
+    await make.events(org, {"eventType": "purchase", "userId": "anna", "properties": {"amount": 7}})
+    assert (await make.profile(org, "anna"))["traits"] == {}
+    assert (await make.profile(org, "anna", traits={"ltv": "none"}))["traits"] == {"ltv": "none"}
+
+
 @pytest.mark.rule("B062", "C94")
 async def test_patch(api: Api, org: Org, make: Make) -> None:
     """C94: by way of the log; the answer is what Postgres has. Merged, null removes, what is not named stays."""

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.api import Api, serve
 from tests.make import Make
 
+from sendora.app import bind
 from sendora.kernel.bus import Answering, StageRunner
 from sendora.kernel.life import Kernel, Service, running
 from sendora.modules import audiences, events, orgs, profiles, push
@@ -23,7 +24,7 @@ MODULES = (orgs.module, profiles.module, events.module, audiences.module, push.m
 
 @pytest.fixture(scope="session")
 async def api(kernel: Kernel) -> AsyncIterator[Api]:
-    audiences.bind(push.reach)
+    bind()
     services: list[Service] = []
     for module in MODULES:
         services += [StageRunner(kernel, consumer) for consumer in module.consumers]

@@ -8,6 +8,7 @@ nobody was at an index's subject is told to all workers, so that one of them mak
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -39,16 +40,24 @@ PAGE_OFFSET_MAX: Final = 10_000
 
 
 async def question(
-    kernel: Kernel, org: OrgId, project: ProjectId, rules: dict[str, Any], want: Any, *, after: int = 0, **more: Any
+    kernel: Kernel,
+    org: OrgId,
+    project: ProjectId,
+    rules: dict[str, Any],
+    want: Any,
+    *,
+    as_of: datetime | None = None,
+    after: int = 0,
+    **more: Any,
 ) -> Question:
-    """As of now, and of everything that the tables show now (or of `after`, if that is later)."""
+    """As of now (or of `as_of`), and of everything that the tables show now (or of `after`, if that is later)."""
     now, position = await store.moment(kernel.db)
     return Question(
         org=org,
         project=project,
         rules=rules,
         want=want,
-        as_of_ms=millis(now),
+        as_of_ms=millis(as_of or now),
         after=max(position, after),
         wait_s=FRESH_MEMBERS_S if want == "members" else FRESH_S,
         **more,
@@ -57,7 +66,7 @@ async def question(
 
 async def anybody(kernel: Kernel, asked: Question) -> Reply:
     """The index, or a worker that evaluates rows, within ASK_S; raises Unavailable."""
-    async with _within(ASK_S):
+    async with within(ASK_S):
         replies = await index(kernel, asked, ASK_S)
         if replies is not None:
             return added(replies)
@@ -68,7 +77,7 @@ async def anybody(kernel: Kernel, asked: Question) -> Reply:
 async def members(kernel: Kernel, asked: Question) -> bytes | None:
     """A COPY of external ids, in no order; None when the index cannot tell."""
     try:
-        async with _within(MEMBERS_S):
+        async with within(MEMBERS_S):
             replies = await index(kernel, asked, MEMBERS_S)
             if replies is None:
                 return None
@@ -148,7 +157,7 @@ def added(replies: list[Reply]) -> Reply:
 
 
 @asynccontextmanager
-async def _within(seconds: float) -> AsyncIterator[None]:
+async def within(seconds: float) -> AsyncIterator[None]:
     """A deadline whose passing is Unavailable."""
     try:
         async with asyncio.timeout(seconds):

@@ -21,7 +21,7 @@ from sendora.kernel.clock import from_millis
 from sendora.kernel.ids import OrgId, ProjectId
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Lease
-from sendora.modules.audiences import reach, rows, snapshots, store
+from sendora.modules.audiences import bound, contacts, rows, snapshots, store
 from sendora.modules.audiences.model import Leaf, Question, Reply, excluding
 from sendora.modules.audiences.snapshots import Snapshot
 
@@ -249,7 +249,12 @@ class Held:
             if open_ or any(alone is None for _, alone, _ in steps):
                 return None
             leaves = tuple(Leaf(path=path, alone=alone or 0, remaining=left) for path, alone, left in steps)
-            addresses = await reach.of(self._kernel, slot.org, slot.project, await asyncio.to_thread(found.members))
+            people = await asyncio.to_thread(found.members)
+            if question.without:
+                count, people = await contacts.leave_out(
+                    self._kernel.db, slot.org, slot.project, people, question.without
+                )
+            addresses = await bound.addresses_of(self._kernel, slot.org, slot.project, people)
             reply = Reply(count=count, leaves=leaves, addresses=addresses)
         self._kernel.metrics.count("audience_evaluations", purpose=purpose, engine=engine)
         return reply, members

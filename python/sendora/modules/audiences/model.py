@@ -1,4 +1,5 @@
-"""Audiences: a name and a rule (B071-B079, C72). What a rule may be is the library's to say; here it is only asked."""
+"""Audiences: a name, and a rule (B071-B079, C72) or a list of contacts. What a rule may be is the library's to say;
+here it is only asked."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,20 +14,26 @@ from sendora.kernel.errors import ValidationFailed
 from sendora.kernel.ids import AudienceId, OrgId, ProjectId
 from sendora.kernel.wire import UNSET, UnsetType, Wire, WireIn
 
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
 EXCLUDED_MAX: Final = 20
-"""Audiences left out of a preview: together with its rules they must still be one rule."""
+"""Audiences left out of a preview or a send: each may be an evaluation of its own."""
 
+CONTACTS_MAX: Final = 1_000
+"""Contacts added at a time."""
+
+Kind = Literal["rules", "list"]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Description = Annotated[str, Meta(max_length=2_000)]
+UserId = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class AudienceIn(WireIn, frozen=True, kw_only=True):
     """Body of `POST /audiences`."""
 
     name: Name
-    rules: dict[str, Any]
+    rules: dict[str, Any] | None = None
+    """Required, but for a list, which has none."""
     description: Description | None = None
-    type: Literal["rules"] = "rules"
+    type: Kind = "rules"
     project_id: UUID | None = None
 
 
@@ -46,7 +53,9 @@ class Audience(msgspec.Struct, frozen=True, kw_only=True):
     project: ProjectId
     name: str
     description: str | None
-    rules: dict[str, Any]
+    type: Kind
+    rules: dict[str, Any] | None
+    """None of a list."""
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None
@@ -63,11 +72,30 @@ class PreviewIn(WireIn, frozen=True, kw_only=True):
 class ExplainIn(WireIn, frozen=True, kw_only=True):
     """Body of `POST /audiences/explain`: exactly one of `rules` and `audienceId`."""
 
-    user_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    user_id: UserId
     """External id or profile id (C70)."""
     rules: dict[str, Any] | None = None
     audience_id: UUID | None = None
     project_id: UUID | None = None
+
+
+class ContactsIn(WireIn, frozen=True, kw_only=True):
+    """Body of `POST /audiences/{id}/contacts`."""
+
+    user_ids: Annotated[tuple[UserId, ...], Meta(min_length=1, max_length=CONTACTS_MAX)]
+
+
+class Evaluated(Wire, frozen=True, kw_only=True):
+    """How the last evaluations of an audience went, whoever asked for them: a size, or a send."""
+
+    at: str | None
+    """As of when the last one that came to an end counted; known to the minute."""
+    age_seconds: int | None
+    size: int | None
+    """What it counted."""
+    error: str | None
+    """Why the last one came to nothing; null when it did not."""
+    failed_at: str | None
 
 
 class AudienceShown(Wire, frozen=True, kw_only=True):
@@ -75,13 +103,38 @@ class AudienceShown(Wire, frozen=True, kw_only=True):
     project_id: UUID
     name: str
     description: str | None
-    rules: dict[str, Any]
+    type: Kind
+    rules: dict[str, Any] | None
+    """Null of a contact list."""
     estimated_size: int | None
-    """Null when nobody counted in time, and in lists."""
-    evaluated_at: str | None
+    """People, now; null when nobody counted in time."""
+    estimated_at: str | None
     """The instant as of which was counted."""
+    evaluation: Evaluated | None
+    """Null before the first one."""
     created_at: str
     updated_at: str
+
+
+class Contact(Wire, frozen=True, kw_only=True):
+    """Somebody in a contact list, under the name that they had when they were added."""
+
+    user_id: str
+    added_at: str
+
+
+class ContactsAdded(Wire, frozen=True, kw_only=True):
+    """`added` + `already` + the number of `unknown` is the number of different ids that were given."""
+
+    added: int
+    already: int
+    """In the list before, perhaps under another name that the person had; or given twice under two names."""
+    unknown: tuple[str, ...]
+    """Nobody has this external id."""
+
+
+class ContactRemoved(Wire, frozen=True, kw_only=True):
+    removed: bool
 
 
 class AudienceDeleted(Wire, frozen=True, kw_only=True):
@@ -96,17 +149,6 @@ class Membership(Wire, frozen=True, kw_only=True):
     name: str
 
 
-class Members(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is in an audience, by shard of the dispatch cluster. Nobody, when there is no split."""
-
-    as_of: datetime
-    split: _core.Split | None
-
-    def of(self, shard: int) -> bytes | None:
-        """pgcopy of their external ids; None for nobody at all."""
-        return None if self.split is None else self.split.of(shard)
-
-
 class Leaf(Wire, frozen=True, kw_only=True):
     """A step of the funnel: how many people hold this leaf whatever the others say, and how many are not ruled out by
     it and those before it."""
@@ -117,7 +159,7 @@ class Leaf(Wire, frozen=True, kw_only=True):
 
 
 class Addresses(Wire, frozen=True, kw_only=True):
-    """Active devices."""
+    """Active devices, each once: somebody with three phones has three, a shared one is its last owner's."""
 
     ios: int = 0
     android: int = 0
@@ -138,13 +180,16 @@ class Explained(Wire, frozen=True, kw_only=True):
     member: bool
     tree: dict[str, Any]
     """The rule as written, each node with `truth`; a leaf with `observed` and `flipsAt`, the instant at which time
-    alone will change it."""
+    alone will change it; one about events with `firstMatchAt`, the first event within its window that it counts. Of a
+    contact list there is one leaf: `condition` is `{"list": id}`, `observed` is `{"addedAt": instant}`."""
     as_of: str
 
 
-class Counted(Wire, frozen=True, kw_only=True):
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """How many people, as of an instant."""
+
     count: int
-    as_of: str
+    as_of: datetime
 
 
 class Question(Wire, frozen=True, kw_only=True, tag="question"):
@@ -161,6 +206,8 @@ class Question(Wire, frozen=True, kw_only=True, tag="question"):
     """How long an index may take to reach it."""
     excluded: tuple[dict[str, Any], ...] = ()
     """Whoever is in one of these is left out."""
+    without: tuple[UUID, ...] = ()
+    """So is whoever is in one of these contact lists; of a preview."""
     offset: int = 0
     size: int = 0
     """Of a page."""

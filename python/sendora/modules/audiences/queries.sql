@@ -1,8 +1,9 @@
--- writes: audiences
+-- writes: audiences, audience_evaluations
 -- reads: events, event_days, event_cuts, event_skips, profiles, log_positions
 
 -- name: insert
-INSERT INTO audiences (org_id, id, project_id, name, description, rules) VALUES ($1, $2, $3, $4, $5, $6) RETURNING *;
+INSERT INTO audiences (org_id, id, project_id, name, description, type, rules) VALUES ($1, $2, $3, $4, $5, $6, $7)
+RETURNING *;
 
 -- name: find
 -- With its tombstone: a deleted audience resolves to nobody, one that never was is 404 (C47).
@@ -29,6 +30,25 @@ UPDATE audiences SET name = coalesce($3, name), description = CASE WHEN $4 THEN 
 -- name: bury
 UPDATE audiences SET deleted_at = now(), updated_at = now()
  WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *;
+
+-- name: evaluated
+-- A size that is asked for by everybody who looks is not written each time.
+INSERT INTO audience_evaluations AS e (org_id, audience_id, at, size)
+SELECT $1, g.id, g.at, g.size FROM unnest($2::uuid[], $3::timestamptz[], $4::bigint[]) AS g (id, at, size) ORDER BY g.id
+ON CONFLICT (org_id, audience_id) DO UPDATE SET at = excluded.at, size = excluded.size, failed_at = NULL, error = NULL
+ WHERE e.at IS NULL OR e.error IS NOT NULL OR e.size <> excluded.size OR e.at < excluded.at - interval '1 minute';
+
+-- name: evaluation_failed
+INSERT INTO audience_evaluations AS e (org_id, audience_id, failed_at, error) VALUES ($1, $2, now(), $3)
+ON CONFLICT (org_id, audience_id) DO UPDATE SET failed_at = excluded.failed_at, error = excluded.error
+ WHERE e.error IS DISTINCT FROM excluded.error OR e.failed_at < excluded.failed_at - interval '1 minute';
+
+-- name: evaluations
+SELECT audience_id, at, size, failed_at, error, greatest(extract(epoch FROM clock_timestamp() - at), 0)::bigint AS age
+  FROM audience_evaluations WHERE org_id = $1 AND audience_id = ANY($2::uuid[]);
+
+-- name: forget_evaluation
+DELETE FROM audience_evaluations WHERE org_id = $1 AND audience_id = $2;
 
 -- name: as_of
 SELECT clock_timestamp();
@@ -113,17 +133,36 @@ SELECT external_id, email, traits, lifecycle FROM profiles
  WHERE org_id = $1::uuid AND project_id = $2::uuid AND merged_into IS NULL;
 
 -- name: events_of_one
--- $5: every name that the person ever had.
+-- $7: every name that the person ever had; $8: only what had arrived by then (NULL: everything).
 SELECT $5::text, e.event_type, e.occurred_at, CASE WHEN $6::boolean THEN e.properties END
   FROM events e
  WHERE e.org_id = $1::uuid AND e.project_id = $2::uuid AND e.event_type = ANY($3::text[])
-   AND ($4::timestamptz IS NULL OR e.occurred_at >= $4::timestamptz) AND e.person = ANY($7::text[]);
+   AND ($4::timestamptz IS NULL OR e.occurred_at >= $4::timestamptz) AND e.person = ANY($7::text[])
+   AND ($8::timestamptz IS NULL OR e.received_at <= $8::timestamptz);
 
 -- name: days_of_one
 -- $5: every name that the person ever had.
 SELECT $4::text, d.event_type, d.day, d.count, d.first_at, d.last_at
   FROM event_days d
  WHERE d.org_id = $1::uuid AND d.project_id = $2::uuid AND d.event_type = ANY($3::text[]) AND d.person = ANY($5::text[]);
+
+-- name: mirrored_events
+-- As `events_of_one` within a window ($4), at the instants that a mirror ($6) shows: what was first is last there. The
+-- mirror is made so that whole seconds stay whole seconds.
+SELECT $5::text, e.event_type, 'epoch'::timestamptz + ($6::timestamptz - e.occurred_at),
+       CASE WHEN $8::boolean THEN e.properties END
+  FROM events e
+ WHERE e.org_id = $1::uuid AND e.project_id = $2::uuid AND e.event_type = ANY($3::text[])
+   AND ($4::timestamptz IS NULL OR e.occurred_at >= $4::timestamptz) AND e.person = ANY($7::text[])
+   AND ($9::timestamptz IS NULL OR e.received_at <= $9::timestamptz);
+
+-- name: mirrored_days
+-- The same of days that lie in the window, which is to say their last event does.
+SELECT $5::text, d.event_type, d.day, d.count, 'epoch'::timestamptz + ($6::timestamptz - d.last_at),
+       'epoch'::timestamptz + ($6::timestamptz - d.first_at)
+  FROM event_days d
+ WHERE d.org_id = $1::uuid AND d.project_id = $2::uuid AND d.event_type = ANY($3::text[])
+   AND ($4::timestamptz IS NULL OR d.last_at >= $4::timestamptz) AND d.person = ANY($7::text[]);
 
 -- name: one_person
 SELECT external_id, email, traits, lifecycle FROM profiles

@@ -8,26 +8,29 @@ each send).
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
+from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from sendora import _core
-from sendora.kernel.clock import from_millis, iso, millis
-from sendora.kernel.errors import NotFound, Unavailable, ValidationFailed
+from sendora.kernel.clock import from_millis, iso
+from sendora.kernel.errors import Conflict, NotFound, Unavailable, ValidationFailed
 from sendora.kernel.ids import AudienceId, OrgId, ProjectId
 from sendora.kernel.life import Kernel
+from sendora.kernel.pg import Connection, Database
 from sendora.kernel.wire import Listed, Page
 from sendora.modules import profiles
-from sendora.modules.audiences import ask, reach, rows, store
+from sendora.modules.audiences import ask, bound, contacts, explanations, rows, store
+from sendora.modules.audiences.explanations import evaluations_of
+from sendora.modules.audiences.members import exclusions, refusal_of
 from sendora.modules.audiences.model import (
     Audience,
+    ContactsAdded,
     Counted,
     Explained,
     Leaf,
-    Members,
     Membership,
     Preview,
     Question,
@@ -36,8 +39,10 @@ from sendora.modules.audiences.model import (
     excluding,
 )
 
-NAMES_MAX: Final = 1_000
-"""Names of one person whose events are read."""
+SIZES_AT_ONCE: Final = 4
+"""Audiences of a page that are counted at the same time; each holds a connection for a moment."""
+
+NOBODY: Final = "No worker answered within 2 s."
 
 
 async def find(kernel: Kernel, org: OrgId, audience: AudienceId) -> Audience:
@@ -48,26 +53,13 @@ async def find(kernel: Kernel, org: OrgId, audience: AudienceId) -> Audience:
     return found
 
 
-async def members(kernel: Kernel, org: OrgId, audience: AudienceId, after: int = 0) -> Members:
-    """Who is in the audience now, and no earlier than at this position of the log, if the stores have passed it.
-    Nobody, when it was deleted meanwhile."""
-    found = await store.find(kernel.db, org, audience)
-    rule = _rule(kernel, found)
-    if found is None or rule is None:
-        return Members(as_of=await store.as_of(kernel.db), split=None)
-    asked = await ask.question(kernel, org, found.project, found.rules, "members", after=after)
-    as_of, project = from_millis(asked.as_of_ms), found.project.bytes
-    if (known := await ask.members(kernel, asked)) is not None:
-        return Members(as_of=as_of, split=await asyncio.to_thread(_core.Split, project, known))
-    evaluation = await rows.evaluate(kernel, org, found.project, rule, as_of, purpose="send")
-    return Members(as_of=as_of, split=await asyncio.to_thread(evaluation.split, project))
-
-
 async def members_of(kernel: Kernel, org: OrgId, project: ProjectId, audience: AudienceId, page: Page) -> Listed[str]:
     """One page of external ids, in their order; raises NotFound."""
     found = await store.find(kernel.db, org, audience)
     if found is None or found.deleted_at is not None or found.project != project:
         raise NotFound("Audience")
+    if found.rules is None:
+        return await contacts.page_of_people(kernel.db, org, project, audience, page)
     rule = _rule(kernel, found)
     if rule is None:
         return Listed([], 0)
@@ -82,65 +74,129 @@ async def members_of(kernel: Kernel, org: OrgId, project: ProjectId, audience: A
 async def preview(
     kernel: Kernel, org: OrgId, project: ProjectId, rules: dict[str, Any], excluded: Sequence[UUID]
 ) -> Preview:
-    """How many people, how they come to be so few, and how many devices they have; raises Unavailable after 2 s."""
-    others: list[dict[str, Any]] = []
+    """How many people, how they come to be so few, and how many devices they have; raises Unavailable after 2 s.
+    Exclusions are rules or contact lists; a deleted one leaves out nobody (C47)."""
     for place, id_ in enumerate(excluded):
         found = await store.find(kernel.db, org, AudienceId(id_))
         if found is None or found.project != project:
             raise ValidationFailed({f"excludeAudienceIds.{place}": ["No such audience"]})
-        if _rule(kernel, found) is not None:  # Else it leaves out nobody (C47).
-            others.append(found.rules)
-    excluding(rules, others)
-    asked = await ask.question(kernel, org, project, rules, "preview", excluded=tuple(others))
+    left_out = await exclusions(kernel, org, project, [AudienceId(id_) for id_ in excluded])
+    excluding(rules, left_out.rules)
+    asked = await ask.question(
+        kernel, org, project, rules, "preview", excluded=left_out.rules, without=tuple(left_out.lists)
+    )
     reply = await ask.anybody(kernel, asked)
     return Preview(
         count=reply.count, addresses=reply.addresses, leaves=reply.leaves, as_of=iso(from_millis(asked.as_of_ms))
     )
 
 
-async def explain(kernel: Kernel, org: OrgId, project: ProjectId, named: str, rule: _core.Rule) -> Explained:
+async def explain(kernel: Kernel, org: OrgId, project: ProjectId, named: str, rules: dict[str, Any]) -> Explained:
     """Why one person is in or not, from that person's rows; raises NotFound."""
     person = await profiles.find(kernel, org, project, named)
-    (evaluation,) = await evaluations_of(kernel, org, project, person.external_id, [rule], explained=True)
-    told = evaluation.explain(person.external_id)
-    if told is None:  # Deleted since we asked.
-        raise NotFound("Profile")
-    return msgspec.json.decode(told, type=Explained)
+    return await explanations.of_rules(kernel, org, project, person.external_id, rules)
 
 
-async def rules_of(kernel: Kernel, org: OrgId, project: ProjectId, audience: AudienceId) -> dict[str, Any]:
-    """Of an audience that is there; raises NotFound."""
+async def explain_audience(
+    kernel: Kernel, org: OrgId, project: ProjectId, named: str, audience: AudienceId
+) -> Explained:
+    """The same of an audience that is there; raises NotFound."""
     found = await store.find(kernel.db, org, audience)
     if found is None or found.deleted_at is not None or found.project != project:
         raise NotFound("Audience")
-    return found.rules
+    person = await profiles.find(kernel, org, project, named)
+    return await explanations.of_audience(kernel, found, person.external_id)
 
 
 async def memberships_of(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> list[Membership]:
-    """The audiences that one person is in now: the same evaluator over that person's rows alone."""
-    candidates = [
-        (audience, rule)
-        for audience in await store.of_project(kernel.db, org, project)
-        if (rule := _rule(kernel, audience)) is not None
-    ]
-    if not candidates:
-        return []
-    evaluations = await evaluations_of(kernel, org, project, external_id, [rule for _, rule in candidates])
-    return [
-        Membership(id=audience.id, name=audience.name)
-        for (audience, _), evaluation in zip(candidates, evaluations, strict=True)
-        if evaluation.contains(external_id)
-    ]
+    """The audiences that one person is in now: the same evaluator over that person's rows alone, and the contact lists
+    that have the person under any name."""
+    names = await profiles.names_of(kernel.db, org, project, external_id)
+    held = {one.audience for one in await contacts.of_person(kernel.db, org, project, names)}
+    of_project = await store.of_project(kernel.db, org, project)
+    candidates = [(audience, rule) for audience in of_project if (rule := _rule(kernel, audience)) is not None]
+    if candidates:
+        evaluations = await evaluations_of(kernel, org, project, external_id, [rule for _, rule in candidates])
+        for (audience, _), evaluation in zip(candidates, evaluations, strict=True):
+            if evaluation.contains(external_id):
+                held.add(audience.id)
+    return [Membership(id=audience.id, name=audience.name) for audience in of_project if audience.id in held]
 
 
 async def size_of(kernel: Kernel, audience: Audience) -> Counted | None:
-    """None when nobody answers in time (B076)."""
-    asked = await ask.question(kernel, audience.org, audience.project, audience.rules, "count")
+    """Whoever can tell within 2 s; None when nobody does, and then the audience says why (B076)."""
     try:
-        reply = await ask.anybody(kernel, asked)
+        async with ask.within(ask.ASK_S):
+            if audience.rules is None:
+                counted = await _count_list(kernel, audience)
+            else:
+                asked = await ask.question(kernel, audience.org, audience.project, audience.rules, "count")
+                reply = await ask.anybody(kernel, asked)
+                counted = Counted(count=reply.count, as_of=from_millis(asked.as_of_ms))
     except Unavailable:
+        await store.failed(kernel.db, audience.org, audience.id, refusal_of(audience) or NOBODY)
         return None
-    return Counted(count=reply.count, as_of=iso(from_millis(asked.as_of_ms)))
+    await store.evaluated(kernel.db, audience.org, {audience.id: (counted.as_of, counted.count)})
+    return counted
+
+
+async def sizes_of(kernel: Kernel, org: OrgId, audiences: Sequence[Audience]) -> dict[AudienceId, Counted]:
+    """Of a page, as far as indexes and lists tell within 2 s; who is missing has not been counted. An index that is
+    not there yet is made, so the next look knows more."""
+    sizes: dict[AudienceId, Counted] = {}
+    turn = asyncio.Semaphore(SIZES_AT_ONCE)
+
+    async def count(audience: Audience) -> None:
+        async with turn:
+            if audience.rules is None:
+                sizes[audience.id] = await _count_list(kernel, audience)
+                return
+            asked = await ask.question(kernel, org, audience.project, audience.rules, "count")
+            replies = await ask.index(kernel, asked, ask.ASK_S)
+            if replies is not None:
+                sizes[audience.id] = Counted(count=ask.added(replies).count, as_of=from_millis(asked.as_of_ms))
+
+    with suppress(Unavailable):
+        async with ask.within(ask.ASK_S):
+            await asyncio.gather(*map(count, audiences))
+    if sizes:
+        await store.evaluated(kernel.db, org, {id_: (one.as_of, one.count) for id_, one in sizes.items()})
+    return sizes
+
+
+async def _count_list(kernel: Kernel, audience: Audience) -> Counted:
+    as_of = await store.as_of(kernel.db)
+    counted = await contacts.count_people(kernel.db, audience.org, audience.project, audience.id)
+    return Counted(count=counted, as_of=as_of)
+
+
+async def add_contacts(kernel: Kernel, org: OrgId, audience: AudienceId, names: Sequence[str]) -> ContactsAdded:
+    """Raises NotFound, or Conflict where there are rules. Adding somebody twice is harmless."""
+    given = list(dict.fromkeys(names))
+    async with kernel.db.transaction() as connection:
+        found = await list_of(connection, org, audience)
+        added, unknown = await contacts.add(connection, org, found.project, audience, given)
+    return ContactsAdded(added=added, already=len(given) - len(unknown) - added, unknown=tuple(unknown))
+
+
+async def remove_contact(kernel: Kernel, org: OrgId, audience: AudienceId, named: str) -> bool:
+    """Whether the person, or whoever had that name, was in the list under any name."""
+    found = await list_of(kernel.db, org, audience)
+    names = [named]
+    with suppress(NotFound):  # Somebody who was deleted may still stand here.
+        person = await profiles.find(kernel, org, found.project, named)
+        names += await profiles.names_of(kernel.db, org, found.project, person.external_id)
+    return await contacts.remove(kernel.db, org, found.project, audience, names) > 0
+
+
+async def list_of(db: Database | Connection, org: OrgId, audience: AudienceId) -> Audience:
+    """A contact list that is there: NotFound without one, Conflict where there are rules."""
+    found = await store.find(db, org, audience)
+    if found is None or found.deleted_at is not None:
+        raise NotFound("Audience")
+    if found.rules is not None:
+        raise Conflict("This audience is made of rules: nobody can be put into it by hand.", "audience_of_rules")
+    return found
 
 
 async def answer(kernel: Kernel, payload: bytes) -> bytes:
@@ -157,74 +213,21 @@ async def answer(kernel: Kernel, payload: bytes) -> bytes:
         if asked.excluded:
             plain = await rows.evaluate(kernel, org, project, compiled(asked.rules), as_of, purpose="preview")
         _, steps = await asyncio.to_thread(plain.preview)
-        addresses = await reach.of(kernel, org, project, await asyncio.to_thread(evaluation.members))
+        count, members = await asyncio.to_thread(evaluation.count), await asyncio.to_thread(evaluation.members)
+        if asked.without:
+            count, members = await contacts.leave_out(kernel.db, org, project, members, asked.without)
         return msgspec.json.encode(
             Reply(
-                count=await asyncio.to_thread(evaluation.count),
+                count=count,
                 leaves=tuple(Leaf(path=path, alone=alone, remaining=left) for path, alone, left in steps),
-                addresses=addresses,
+                addresses=await bound.addresses_of(kernel, org, project, members),
             )
         )
 
 
-async def evaluations_of(
-    kernel: Kernel,
-    org: OrgId,
-    project: ProjectId,
-    external_id: str,
-    rules: Sequence[_core.Rule],
-    *,
-    explained: bool = False,
-) -> list[_core.Evaluation]:
-    """The rules over one person's rows, under every name that the person had."""
-    names = await profiles.names_of(kernel.db, org, project, external_id)
-    async with kernel.db.acquire() as connection:
-        now_ms = millis(await store.as_of(connection))
-        evaluations = [_core.Evaluation(rule, now_ms, explained=explained) for rule in rules]
-        asking = [evaluation for evaluation, rule in zip(evaluations, rules, strict=True) if rule.event_types()]
-
-        def happened(piece: bytes) -> None:
-            for evaluation in asking:
-                evaluation.feed_events(piece)
-
-        def days(piece: bytes) -> None:
-            for evaluation in asking:
-                evaluation.feed_days(piece)
-
-        def people(piece: bytes) -> None:
-            for evaluation in evaluations:
-                evaluation.feed_profiles(piece)
-
-        async with store.snapshot(connection):
-            await store.feed_one(
-                connection,
-                org,
-                project,
-                external_id,
-                names[:NAMES_MAX],
-                sorted({name for rule in rules for name in rule.event_types()}),
-                _since(rules, now_ms),
-                any(rule.wants_properties() for rule in rules),
-                happened=happened,
-                days=days,
-                people=people,
-            )
-    return evaluations
-
-
-def _rule(kernel: Kernel, audience: Audience | None) -> _core.Rule | None:
-    """None resolves to nobody: deleted (B079), or a rule that this version does not understand any more."""
-    if audience is None or audience.deleted_at is not None:
+def _rule(kernel: Kernel, audience: Audience) -> _core.Rule | None:
+    """None: a list, or a rule that this version does not understand any more, which is nobody."""
+    if (refused := refusal_of(audience)) is not None:
+        kernel.log.error("audience.rule_refused", audience=str(audience.id), reason=refused)
         return None
-    try:
-        return compiled(audience.rules)
-    except ValidationFailed as refused:
-        kernel.log.error("audience.rule_refused", audience=str(audience.id), errors=refused.field_errors)
-        return None
-
-
-def _since(rules: Sequence[_core.Rule], now_ms: int) -> datetime | None:
-    """The earliest instant that any of the rules looks at; None for ever."""
-    asking = [rule.since(now_ms) for rule in rules if rule.event_types()]
-    earliest = [since_ms for since_ms in asking if since_ms is not None]
-    return None if len(earliest) < len(asking) or not earliest else from_millis(min(earliest))
+    return None if audience.rules is None else compiled(audience.rules)

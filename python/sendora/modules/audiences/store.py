@@ -1,6 +1,6 @@
 """Rows of audiences as structs, and the streams that an evaluation, or an index, is fed with."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -8,12 +8,12 @@ from typing import Any, Final, NamedTuple
 from asyncpg import Record
 
 from sendora import _core
-from sendora.kernel.clock import from_millis, millis
+from sendora.kernel.clock import from_millis, iso, millis
 from sendora.kernel.ids import AudienceId, OrgId, ProjectId, new_id
 from sendora.kernel.pg import Connection, Database, copy_out, key_range, months, queries
 from sendora.kernel.wire import Listed, Page
 from sendora.modules import events, profiles
-from sendora.modules.audiences.model import Audience
+from sendora.modules.audiences.model import Audience, Evaluated
 
 SQL: Final = queries(__file__)
 
@@ -43,9 +43,11 @@ async def insert(
     project: ProjectId,
     name: str,
     description: str | None,
-    rules: dict[str, Any],
+    rules: dict[str, Any] | None,
 ) -> Audience:
-    return _audience(_there(await db.fetchrow(SQL.insert, org, new_id(), project, name, description, rules)))
+    """A contact list, without rules."""
+    type_ = "list" if rules is None else "rules"
+    return _audience(_there(await db.fetchrow(SQL.insert, org, new_id(), project, name, description, type_, rules)))
 
 
 async def find(db: Database | Connection, org: OrgId, audience: AudienceId) -> Audience | None:
@@ -78,7 +80,36 @@ async def update(
     return None if row is None else _audience(row)
 
 
+async def evaluated(db: Database | Connection, org: OrgId, sizes: Mapping[AudienceId, tuple[datetime, int]]) -> None:
+    """Evaluations that came to an end: as of when, and how many. Written at most once a minute, unless they say
+    something new."""
+    ids = sorted(sizes)
+    await db.execute(SQL.evaluated, org, ids, [sizes[one][0] for one in ids], [sizes[one][1] for one in ids])
+
+
+async def failed(db: Database | Connection, org: OrgId, audience: AudienceId, error: str) -> None:
+    await db.execute(SQL.evaluation_failed, org, audience, error)
+
+
+async def evaluations(
+    db: Database | Connection, org: OrgId, audiences: Sequence[AudienceId]
+) -> dict[AudienceId, Evaluated]:
+    """How the last evaluations of each went; who was never evaluated is missing."""
+    return {
+        AudienceId(row["audience_id"]): Evaluated(
+            at=None if row["at"] is None else iso(row["at"]),
+            age_seconds=row["age"],
+            size=row["size"],
+            error=row["error"],
+            failed_at=None if row["failed_at"] is None else iso(row["failed_at"]),
+        )
+        for row in await db.fetch(SQL.evaluations, org, list(audiences))
+    }
+
+
 async def bury(db: Database | Connection, org: OrgId, audience: AudienceId) -> Audience | None:
+    """Its tombstone; the contacts of a list are swept afterwards."""
+    await db.execute(SQL.forget_evaluation, org, audience)
     row = await db.fetchrow(SQL.bury, org, audience)
     return None if row is None else _audience(row)
 
@@ -171,16 +202,39 @@ async def feed_one(
     since: datetime | None,
     properties: bool,
     *,
+    until: datetime | None = None,
     happened: Sink,
     days: Sink,
     people: Sink,
 ) -> None:
-    """One person's events, under every name that the person ever had, and the profile."""
+    """One person's events, under every name that the person ever had, and the profile. `until`: only events that had
+    arrived by then."""
     if types:
-        arguments = (org, project, list(types), since, person, properties, list(names))
+        arguments = (org, project, list(types), since, person, properties, list(names), until)
         await copy_out(connection, SQL.events_of_one, *arguments, sink=happened)
         await copy_out(connection, SQL.days_of_one, org, project, list(types), person, list(names), sink=days)
     await copy_out(connection, SQL.one_person, org, project, person, sink=people)
+
+
+async def feed_mirrored(
+    connection: Connection,
+    org: OrgId,
+    project: ProjectId,
+    person: str,
+    names: Sequence[str],
+    rule: _core.Rule,
+    now: datetime,
+    mirror: datetime,
+    into: _core.Evaluation,
+    until: datetime | None = None,
+) -> None:
+    """One person's events of a rule with one leaf, each at `mirror` less its instant: the first becomes the last."""
+    since_ms = rule.since(millis(now))
+    since = None if since_ms is None else from_millis(since_ms)
+    asked = (org, project, rule.event_types(), since, person, mirror, list(names))
+    await copy_out(connection, SQL.mirrored_events, *asked, rule.wants_properties(), until, sink=into.feed_events)
+    await copy_out(connection, SQL.mirrored_days, *asked, sink=into.feed_days)
+    await copy_out(connection, SQL.one_person, org, project, person, sink=into.feed_profiles)
 
 
 async def load(
@@ -215,6 +269,7 @@ def _audience(row: Record) -> Audience:
         project=ProjectId(row["project_id"]),
         name=row["name"],
         description=row["description"],
+        type=row["type"],
         rules=row["rules"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

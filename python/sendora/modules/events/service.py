@@ -19,6 +19,13 @@ async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str
     await kernel.bus.wake(WAKE_CUTS)
 
 
+async def cut(kernel: Kernel, org: OrgId, project: ProjectId) -> None:
+    """Whatever was made of this project's people and events is made anew: they have changed in a way of which the log
+    does not tell."""
+    await store.cut_project(kernel.db, org, project)
+    await kernel.bus.wake(WAKE_CUTS)
+
+
 async def export(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> AsyncIterator[dict[str, Any]]:
     persons = await profiles.names_of(kernel.db, org, project, external_id)
     async with kernel.db.transaction() as connection:

@@ -99,7 +99,12 @@ async def roll_up(connection: Connection, low: UUID, high: UUID) -> None:
 async def erase(connection: Connection, org: OrgId, project: ProjectId, persons: Sequence[str]) -> None:
     await connection.execute(SQL.erase_person, org, project, list(persons))
     await connection.execute(SQL.erase_days, org, project, list(persons))
-    await connection.execute(SQL.cut_project, org, project)
+    await cut_project(connection, org, project)
+
+
+async def cut_project(db: Database | Connection, org: OrgId, project: ProjectId) -> None:
+    """What was made of this project's tables is not so any more."""
+    await db.execute(SQL.cut_project, org, project)
 
 
 async def export(

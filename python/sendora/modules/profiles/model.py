@@ -1,7 +1,7 @@
 """A person of a project (B058-B063, C69, C70)."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -10,6 +10,11 @@ import msgspec
 from sendora.kernel.errors import PayloadTooLarge, Problem, ValidationFailed
 from sendora.kernel.ids import OrgId, ProfileId, ProjectId
 from sendora.kernel.wire import UNSET, UnsetType, Wire, WireIn
+
+NEW_FOR: Final = timedelta(days=7)
+AT_RISK_AFTER: Final = timedelta(days=30)
+CHURNED_AFTER: Final = timedelta(days=90)
+"""A week, a month and a quarter: the windows in which such stages are usually told."""
 
 Lifecycle = Literal["new", "active", "at_risk", "churned"]
 
@@ -55,6 +60,33 @@ class Profile(Wire, frozen=True, kw_only=True):
     """Written at most once a minute."""
 
 
+class WhyRecipient(Wire, frozen=True, kw_only=True):
+    """One of the person's recipients of a send."""
+
+    recipient_id: UUID
+    state: str
+    """accepted, rejected, suppressed, expired, unknown, or open."""
+    reason: str | None
+
+
+class WhyNot(Wire, frozen=True, kw_only=True):
+    """Why a person did not get a send, or is not in an audience."""
+
+    profile_id: UUID
+    member: bool | None
+    """In the audience; null for a send that named its people, and for a deleted audience of one."""
+    tree: dict[str, Any] | None
+    """As `POST /audiences/explain` tells it; null where `member` is."""
+    recipients: tuple[WhyRecipient, ...]
+    """Of the send; empty when there are none."""
+    reason: str | None
+    """The first thing that stood in the way; null when nothing did. In this order: `cancelled`, `not_planned` (nobody
+    is a recipient yet), `audience_deleted`, `not_a_member`, `excluded`, `not_named`, `unreachable` (no active device),
+    then what became of the recipients, such as `suppressed: frequency_cap` or `open: quiet_hours`."""
+    excluded_by: UUID | None = None
+    """The exclusion audience that the person is in."""
+
+
 class ProfilePatch(WireIn, frozen=True, kw_only=True):
     """Traits are merged; null removes one."""
 
@@ -69,6 +101,17 @@ class ProfileDeleted(Wire, frozen=True, kw_only=True):
 
 class _Item(Wire, frozen=True, kw_only=True):
     field_errors: dict[str, list[str]]
+
+
+def stage_of(created_at: datetime, last_seen_at: datetime, now: datetime) -> Lifecycle:
+    """The lifecycle stage by a rule on activity (B064): whoever was not seen for 90 days has churned, for 30 days is at
+    risk; of the others, whoever came within the last 7 days is new."""
+    away = now - last_seen_at
+    if away >= CHURNED_AFTER:
+        return "churned"
+    if away >= AT_RISK_AFTER:
+        return "at_risk"
+    return "new" if now - created_at < NEW_FOR else "active"
 
 
 def show(person: Person, memberships: list[Any] | UnsetType = UNSET) -> Profile:

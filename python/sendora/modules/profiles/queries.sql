@@ -133,3 +133,31 @@ SELECT DISTINCT ON (org_id, project_id, name) org_id, project_id, name, at
 UPDATE profiles p SET merged_into = t.into_id
   FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS t (org_id, project_id, external_id, into_id)
  WHERE p.org_id = t.org_id AND p.project_id = t.project_id AND p.external_id = t.external_id;
+
+-- name: in_order
+-- For this transaction: walk along the key, and look up by it, also while PostgreSQL knows nothing of the table.
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('enable_sort', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true);
+
+-- name: activity
+-- The next people in the order of the key, each with what those did whom they took over (C69). The bite is cut first, by
+-- the key's order alone, which only the primary key has; what of it lies in the next org is left out afterwards.
+SELECT p.project_id, p.external_id, p.lifecycle, least(p.created_at, a.created_at) AS created_at,
+       greatest(p.last_seen_at, a.last_seen_at) AS last_seen_at
+  FROM (SELECT * FROM profiles
+         WHERE (org_id, project_id, external_id) > ($1, $2, $3) AND merged_into IS NULL
+         ORDER BY org_id, project_id, external_id LIMIT $4) AS p
+ CROSS JOIN LATERAL (
+     SELECT min(a.created_at) AS created_at, max(a.last_seen_at) AS last_seen_at FROM profiles a
+      WHERE a.org_id = $1 AND a.project_id = p.project_id AND a.merged_into = p.external_id
+     OFFSET 0) AS a
+ WHERE p.org_id = $1
+ ORDER BY p.project_id, p.external_id;
+
+-- name: set_stages
+-- Row by row in the order of the key, as the writer of the log takes them, so that the two never wait for each other in a
+-- circle.
+UPDATE profiles p SET lifecycle = g.stage
+  FROM unnest($2::uuid[], $3::text[], $4::text[]) AS g (project_id, external_id, stage)
+ WHERE p.org_id = $1 AND p.project_id = g.project_id AND p.external_id = g.external_id;

@@ -5,11 +5,11 @@ from typing import Final
 from sendora.kernel.bus import Position, parse_position, position_text
 from sendora.kernel.errors import Forbidden, NotFound, Unavailable, ValidationFailed
 from sendora.kernel.http import Paged, Principal, Reply, delete, get, patch
-from sendora.kernel.ids import AudienceId, parse_id
+from sendora.kernel.ids import AudienceId, SendId, parse_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.wire import Listed, Page
 from sendora.modules.profiles import service
-from sendora.modules.profiles.model import Profile, ProfileDeleted, ProfilePatch, show
+from sendora.modules.profiles.model import Profile, ProfileDeleted, ProfilePatch, WhyNot, show
 
 
 @get("/profiles/{profile_id}", scope="profiles:read", operation="getProfile", summary="Fetch a profile")
@@ -53,6 +53,39 @@ async def list_profiles(
     return Paged.of(Listed([show(person) for person in people.rows], people.total), page)
 
 
+@get(
+    "/profiles/{profile_id}/why-not",
+    scope="profiles:read",
+    operation="whyNot",
+    summary="Say why somebody did not get a send, or is not in an audience",
+)
+async def why_not(
+    kernel: Kernel,
+    principal: Principal,
+    profile_id: str,
+    send_id: str | None = None,
+    audience_id: str | None = None,
+) -> WhyNot:
+    """Exactly one of `sendId` and `audienceId`. Of a send: the audience as of `audienceAsOf` (events that had arrived
+    by then; traits and exclusions as they are now), and what became of each of the person's recipients. Where there are
+    recipients the plan has decided, and `member` says what it decided."""
+    if (send_id is None) == (audience_id is None):
+        raise ValidationFailed({"sendId": ["Give either sendId or audienceId"]})
+    send, audience = parse_id(send_id or ""), parse_id(audience_id or "")
+    if send_id is not None and send is None:
+        raise NotFound("Send")
+    if audience_id is not None and audience is None:
+        raise ValidationFailed({"audienceId": ["Not a UUID"]})
+    return await service.why_not(
+        kernel,
+        principal.org,
+        principal.project,
+        profile_id,
+        None if send is None else SendId(send),
+        None if audience is None else AudienceId(audience),
+    )
+
+
 @patch("/profiles/{profile_id}", scope="profiles:write", operation="updateProfile", summary="Change a profile")
 async def update_profile(kernel: Kernel, principal: Principal, profile_id: str, data: ProfilePatch) -> Reply[Profile]:
     """Traits are merged, null removes one. Answers when the change can be read; 503 when that takes longer than 5 s:
@@ -80,4 +113,4 @@ def _at(position: Position | None) -> dict[str, str]:
     return {} if position is None else {"X-Sendora-Position": position_text(position)}
 
 
-ROUTES: Final = (get_profile, list_profiles, update_profile, delete_profile)
+ROUTES: Final = (get_profile, list_profiles, why_not, update_profile, delete_profile)

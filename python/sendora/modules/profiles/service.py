@@ -8,14 +8,17 @@ from sendora.kernel.bus import Position
 from sendora.kernel.clock import iso, millis
 from sendora.kernel.errors import NotFound, Unavailable, ValidationFailed
 from sendora.kernel.http import Principal
-from sendora.kernel.ids import AudienceId, OrgId, ProjectId
+from sendora.kernel.ids import NIL, AudienceId, OrgId, ProjectId, SendId
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg.positions import wait_for
 from sendora.kernel.wire import UNSET, Listed, Page, encode
 from sendora.modules import orgs
 from sendora.modules.profiles import store
 from sendora.modules.profiles.consumers import READER
-from sendora.modules.profiles.model import Person, ProfilePatch, refusal
+from sendora.modules.profiles.model import Person, ProfilePatch, WhyNot, refusal, stage_of
+
+BITE_MAX: Final = 1_000
+"""People whose stage is looked at, and set, at a time: locks of some milliseconds."""
 
 WAIT_S: Final = 5.0
 """C94: how long a change, or a read `after` one, waits for the profile store."""
@@ -26,18 +29,25 @@ Memberships = Callable[[Kernel, OrgId, ProjectId, str], Awaitable[Sequence[Any]]
 Members = Callable[[Kernel, OrgId, ProjectId, AudienceId, Page], Awaitable[Listed[str]]]
 """A page of an audience's external ids, in their order; raises NotFound."""
 
+WhyNots = Callable[[Kernel, OrgId, ProjectId, Person, SendId | None, AudienceId | None], Awaitable[WhyNot]]
+"""Why a person did not get a send, or is not in an audience: exactly one of the two; raises NotFound."""
+
 
 class _Bound:
     """What a room above gives to this one, which cannot import it."""
 
     memberships: Memberships | None = None
     members: Members | None = None
+    why_not: WhyNots | None = None
 
 
-def bind(*, memberships: Memberships | None = None, members: Members | None = None) -> None:
+def bind(
+    *, memberships: Memberships | None = None, members: Members | None = None, why_not: WhyNots | None = None
+) -> None:
     """Called by the composition root, once, before anything is served."""
     _Bound.memberships = memberships
     _Bound.members = members
+    _Bound.why_not = why_not
 
 
 async def wait(kernel: Kernel, position: int, timeout_s: float = WAIT_S) -> bool:
@@ -57,6 +67,16 @@ async def memberships_of(kernel: Kernel, org: OrgId, project: ProjectId, person:
     if _Bound.memberships is None:
         return []
     return list(await _Bound.memberships(kernel, org, project, person.external_id))
+
+
+async def why_not(
+    kernel: Kernel, org: OrgId, project: ProjectId, named: str, send: SendId | None, audience: AudienceId | None
+) -> WhyNot:
+    """Raises NotFound for a person, a send or an audience that is missing."""
+    if _Bound.why_not is None:
+        raise ValidationFailed({"sendId": ["Not supported"]})
+    person = await find(kernel, org, project, named)
+    return await _Bound.why_not(kernel, org, project, person, send, audience)
 
 
 async def list_people(
@@ -132,6 +152,23 @@ async def export(kernel: Kernel, org: OrgId, project: ProjectId, external_id: st
         "createdAt": iso(person.created_at),
         "lastSeenAt": iso(person.last_seen_at),
     }
+
+
+async def classify(kernel: Kernel, org: OrgId) -> set[ProjectId]:
+    """Set everybody's lifecycle stage by activity (`stage_of`, B064); the projects that were gone through. The one
+    change of a profile that does not come by the log: nobody else writes this column."""
+    now = kernel.clock.now()
+    seen: set[ProjectId] = set()
+    after = (ProjectId(NIL), "")
+    while True:
+        async with kernel.db.transaction() as connection:
+            bite = await store.activity(connection, org, after, BITE_MAX)
+            if not bite:
+                return seen
+            staged = [(one, stage_of(one.created_at, one.last_seen_at, now)) for one in bite]
+            await store.set_stages(connection, org, [(one, stage) for one, stage in staged if stage != one.lifecycle])
+        seen.update(one.project for one in bite)
+        after = (bite[-1].project, bite[-1].external_id)
 
 
 def _check(principal: Principal, patch: ProfilePatch) -> None:

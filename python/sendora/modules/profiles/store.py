@@ -1,7 +1,8 @@
 """Rows of profiles. Reading is for everybody; writing is for the consumer alone."""
 
 from collections.abc import Sequence
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -10,7 +11,7 @@ from asyncpg import Record
 from sendora.kernel.ids import OrgId, ProfileId, ProjectId, parse_id
 from sendora.kernel.pg import Connection, Database, copy_in, queries
 from sendora.kernel.wire import Listed, Page
-from sendora.modules.profiles.model import ALIASES_MAX, TRAITS_BYTES_MAX, Name, Person
+from sendora.modules.profiles.model import ALIASES_MAX, TRAITS_BYTES_MAX, Lifecycle, Name, Person
 
 SQL: Final = queries(__file__)
 
@@ -79,6 +80,33 @@ async def roots(connection: Connection, names: Sequence[Name]) -> dict[Name, str
 async def take_over(connection: Connection, made: Sequence[tuple[Name, str]]) -> None:
     orgs, projects, external_ids = _columns([anonymous for anonymous, _ in made])
     await connection.execute(SQL.take_over, orgs, projects, external_ids, [known for _, known in made])
+
+
+class Activity(NamedTuple):
+    """When a person came and was last seen, under all names, and the stage that stands there."""
+
+    project: ProjectId
+    external_id: str
+    created_at: datetime
+    last_seen_at: datetime
+    lifecycle: Lifecycle | None
+
+
+async def activity(connection: Connection, org: OrgId, after: tuple[ProjectId, str], rows_max: int) -> list[Activity]:
+    """The next people of the org behind (project, external id); in a transaction."""
+    await connection.execute(SQL.in_order)
+    return [
+        Activity(
+            ProjectId(row["project_id"]), row["external_id"], row["created_at"], row["last_seen_at"], row["lifecycle"]
+        )
+        for row in await connection.fetch(SQL.activity, org, *after, rows_max)
+    ]
+
+
+async def set_stages(connection: Connection, org: OrgId, stages: Sequence[tuple[Activity, Lifecycle]]) -> None:
+    """Whoever was deleted meanwhile has none."""
+    projects, names = [one.project for one, _ in stages], [one.external_id for one, _ in stages]
+    await connection.execute(SQL.set_stages, org, projects, names, [stage for _, stage in stages])
 
 
 def _columns(names: Sequence[Name]) -> tuple[list[UUID], list[UUID], list[str]]:

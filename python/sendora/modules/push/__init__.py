@@ -9,8 +9,9 @@ from sendora.modules.push.people import erase, export
 from sendora.modules.push.routes import HOT, ROUTES
 from sendora.modules.push.service import send
 from sendora.modules.push.store.targets import reach
+from sendora.modules.push.why import why_not
 
-__all__ = ["PushChannel", "examine_credentials", "module", "reach", "send"]
+__all__ = ["PushChannel", "examine_credentials", "module", "reach", "send", "why_not"]
 
 module = Module(
     name="push",

@@ -90,25 +90,34 @@ class PushChannel:
     name = NAME
 
     async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
-        """B093: users and raw tokens as they were named, an audience as it is now (B075), shard by shard."""
+        """B093: users and raw tokens as they were named, an audience as it is now (B075), shard by shard; people of
+        excluded audiences are left out before they are anybody's recipients."""
         target = msgspec.convert(send.target, Target)
+        excluded = [AudienceId(id_) for id_ in target.exclude_audience_ids or ()]
         if target.audience_id is not None:
-            members = await audiences.members(kernel, send.org, AudienceId(target.audience_id), send.log_position)
+            members = await audiences.members(
+                kernel, send.org, send.project, AudienceId(target.audience_id), excluded, send.log_position
+            )
             unreachable = 0
             async with targets.slices(kernel, send.org, send.project) as slices:
+                await members.open(slices.connection)
                 for shard in range(SHARDS):
-                    named = members.of(shard)
+                    named = await members.of(shard)
                     if named is not None:
                         unreachable += await slices.plan(connection, shard, named)
                         await ready()
             return Targets(unreachable=unreachable, as_of=members.as_of, complete=True)
+        as_of = None
         if target.tokens is not None:
             unreachable = await targets.plan_tokens(connection, send.org, send.project, target.tokens)
             kept = Target(tokens=[])
         else:
-            unreachable = await targets.plan_users(connection, send.org, send.project, target.user_ids or [])
-            kept = Target(user_ids=[])
-        return Targets(unreachable=unreachable, as_of=None, complete=True, kept=to_row(kept))
+            users = target.user_ids or []
+            if excluded:
+                as_of, users = await audiences.leave_out(kernel, send.org, send.project, users, excluded)
+            unreachable = await targets.plan_users(connection, send.org, send.project, users)
+            kept = Target(user_ids=[], exclude_audience_ids=target.exclude_audience_ids)
+        return Targets(unreachable=unreachable, as_of=as_of, complete=True, kept=to_row(kept))
 
     async def open(self, kernel: Kernel, send: Send) -> "PushSending":
         content = msgspec.convert(send.content, Content)

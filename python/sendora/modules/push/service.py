@@ -37,8 +37,10 @@ async def send(kernel: Kernel, principal: Principal, data: SendIn) -> Requested:
     raise_for(send_errors(data, principal.project, principal.org, now))
     content, target = content_of(data), target_of(data)
     _check_size(content, None, None)
-    if any(field is not None for field in (data.audience_id, data.scheduled_for, data.template_id, data.ab_test_id)):
-        # B039: broadcasts, schedules, templates and tests.
+    if target.exclude_audience_ids is not None or any(
+        field is not None for field in (data.audience_id, data.scheduled_for, data.template_id, data.ab_test_id)
+    ):
+        # B039: broadcasts, exclusions, schedules, templates and tests.
         require_tier(principal, "starter")
     template, test = await _references(kernel, principal, content, target)
     if template is not None or test is not None:
@@ -85,8 +87,9 @@ async def _references(
     kernel: Kernel, principal: Principal, content: Content, target: Target
 ) -> tuple[TemplateContent | None, Test | None]:
     """What the request refers to must be there now (404); what it says is read again when the send goes out (B098)."""
-    if target.audience_id is not None:
-        audience = await audiences.find(kernel, principal.org, AudienceId(target.audience_id))
+    named = [*([] if target.audience_id is None else [target.audience_id]), *(target.exclude_audience_ids or [])]
+    for id_ in named:
+        audience = await audiences.find(kernel, principal.org, AudienceId(id_))
         if audience.project != principal.project:
             raise NotFound("Audience")
     template = test = None
@@ -104,7 +107,10 @@ async def _references(
 
 
 async def _token_count(kernel: Kernel, principal: Principal, target: Target) -> int | None:
-    """C96: exact for users and tokens, unknown for an audience until it is planned."""
+    """C96: exact for users and tokens, unknown for an audience until it is planned, and so for users of whom some may
+    be left out."""
+    if target.exclude_audience_ids is not None:
+        return None
     if target.user_ids is not None:
         return await targets.count_users(kernel.db, principal.org, principal.project, target.user_ids)
     return None if target.tokens is None else len(target.tokens)

@@ -27,6 +27,9 @@ from sendora.modules.push.model.tokens import TOKEN_MAX, canonical, token_errors
 TARGETS_MAX: Final = 10_000
 """User ids or raw tokens of one request; whoever wants more names an audience."""
 
+EXCLUDED_MAX: Final = 20
+"""Audiences that a send leaves out, as many as a preview does."""
+
 TTL_S: Final = 3_600
 """One hour unless the request says otherwise."""
 TTL_MAX_S: Final = 2_419_200
@@ -78,6 +81,7 @@ class SendIn(WireIn, frozen=True, kw_only=True):
     interruption_level: Interruption | None = None
     silent: bool = False
     raw: Raw | None = None
+    exclude_audience_ids: Annotated[list[UUID], Meta(max_length=EXCLUDED_MAX)] | None = None
 
 
 class Content(Wire, frozen=True, kw_only=True):
@@ -102,11 +106,12 @@ class Content(Wire, frozen=True, kw_only=True):
 
 
 class Target(Wire, frozen=True, kw_only=True):
-    """`sends.target`: exactly one of the three (B093)."""
+    """`sends.target`: exactly one of the first three (B093), and who is left out."""
 
     user_ids: list[str] | None = None
     audience_id: UUID | None = None
     tokens: list[str] | None = None
+    exclude_audience_ids: list[UUID] | None = None
 
 
 class Requested(Wire, frozen=True, kw_only=True):
@@ -149,6 +154,7 @@ class SendShown(Wire, frozen=True, kw_only=True):
     title: str | None
     body: str | None
     audience_id: UUID | None
+    exclude_audience_ids: list[UUID]
     template_id: UUID | None
     ab_test_id: UUID | None
     delivery: str
@@ -183,6 +189,8 @@ def send_errors(send: SendIn, project: UUID, org: UUID, now: datetime) -> FieldE
     given = [send.user_ids is not None, send.audience_id is not None, send.tokens is not None]
     if sum(given) != 1:
         errors["userIds"] = ["Give exactly one of userIds, audienceId and tokens"]
+    if send.tokens is not None and send.exclude_audience_ids:
+        errors["excludeAudienceIds"] = ["Leaves out people, and raw tokens name devices: give userIds or audienceId"]
     if send.title is None and send.template_id is None and not send.silent:
         errors["title"] = ["Required unless templateId supplies it"]
     if send.silent and (send.critical_alert is not None or send.interruption_level is not None):
@@ -237,6 +245,7 @@ def target_of(send: SendIn) -> Target:
         user_ids=None if send.user_ids is None else list(dict.fromkeys(send.user_ids)),
         audience_id=send.audience_id,
         tokens=None if send.tokens is None else list(dict.fromkeys(map(canonical, send.tokens))),
+        exclude_audience_ids=list(dict.fromkeys(send.exclude_audience_ids or ())) or None,
     )
 
 

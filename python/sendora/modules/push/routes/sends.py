@@ -62,7 +62,8 @@ class Stats(Wire, frozen=True, kw_only=True):
 )
 async def send(kernel: Kernel, principal: Principal, data: SendIn) -> Requested:
     """To `userIds`, to an audience as it is when the send goes out, or to raw `tokens`: exactly one of them (B093,
-    B094). What became of every recipient is told by `/push/sends/{id}/reconciliation`."""
+    B094), less the people who are in one of `excludeAudienceIds` at that instant. What became of every recipient is
+    told by `/push/sends/{id}/reconciliation`."""
     return await service.send(kernel, principal, data)
 
 
@@ -189,6 +190,7 @@ def _shown(send: Send, counted: report.Counts, opens: feedback.Opens, suppressed
         title=content.title,
         body=content.body,
         audience_id=audience,
+        exclude_audience_ids=target.exclude_audience_ids or [],
         template_id=content.template_id,
         ab_test_id=content.ab_test_id,
         delivery=send.delivery,

@@ -52,19 +52,20 @@ class Slices:
     """The members of an audience become devices, shard by shard."""
 
     def __init__(self, connection: Connection, org: OrgId, project: ProjectId) -> None:
-        self._connection = connection
+        self.connection = connection
+        """Whose snapshot it is: what else decides who is in a slice is read there too."""
         self._org = org
         self._project = project
 
     async def plan(self, planner: Connection, shard: int, members: bytes) -> int:
         """Write the devices of these members (of one shard) into the planner's table; how many members have none."""
-        await self._connection.execute(SQL.clear_slice)
-        await copy_in(self._connection, "audience_members", ["external_id"], members)
-        await self._connection.execute(SQL.fill_slice, self._org, self._project)
+        await self.connection.execute(SQL.clear_slice)
+        await copy_in(self.connection, "audience_members", ["external_id"], members)
+        await self.connection.execute(SQL.fill_slice, self._org, self._project)
         found: list[bytes] = []
-        await copy_out(self._connection, SQL.targets_of_slice, shard, sink=found.append)
+        await copy_out(self.connection, SQL.targets_of_slice, shard, sink=found.append)
         await copy_in(planner, "plan_targets", ["shard", "recipient"], b"".join(found))
-        unreachable: int = await self._connection.fetchval(SQL.unreachable_of_slice)
+        unreachable: int = await self.connection.fetchval(SQL.unreachable_of_slice)
         return unreachable
 
 

@@ -91,6 +91,11 @@ async def of_person(db: Database | Connection, org: OrgId, project: ProjectId, u
     return [shown(row) for row in await db.fetch(SQL.of_person, org, project, user_id)]
 
 
+async def of_names(db: Database | Connection, org: OrgId, project: ProjectId, names: Sequence[str]) -> dict[UUID, bool]:
+    """The devices of a person who has, or had, these names, and whether each is active."""
+    return {row["id"]: row["is_active"] for row in await db.fetch(SQL.of_names, org, project, list(names))}
+
+
 def shown(row: Record) -> TokenShown:
     return TokenShown(
         id=row["id"],

@@ -94,6 +94,9 @@ DELETE FROM push_tokens WHERE (org_id, id) IN (
 -- name: forget
 DELETE FROM push_tokens WHERE org_id = $1 AND project_id = $2 AND user_id = $3 RETURNING id;
 
+-- name: of_names
+SELECT id, is_active FROM push_tokens WHERE org_id = $1 AND project_id = $2 AND user_id = ANY($3::text[]);
+
 -- name: of_person
 SELECT org_id, token, id, user_id, platform, is_active, locale, timezone, app_version, environment, bundle_id, registered_at
   FROM push_tokens WHERE org_id = $1 AND project_id = $2 AND user_id = $3 ORDER BY id;
