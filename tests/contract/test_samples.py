@@ -1,7 +1,7 @@
 """The curl samples of the API reference, run: paths, bodies, and the content type that curl sends with `-d`.
 
-Nearly all of them show a public key where the text asks for a secret one; the text wins (C04), so each is tried as it is
-printed, and where that is refused by scope with a secret key.
+Nearly all of them show a public key where the text asks for a secret one; the text wins (C04), so each is tried as it
+is printed, and where that is refused by scope with a secret key.
 """
 
 import re

@@ -298,8 +298,8 @@ def test_an_explanation_is_the_decision(spec: dict[str, Any], row: dict[str, Any
 
 
 def test_an_explanation_shows_what_was_looked_at() -> None:
-    """Quiet hours with zone and source (B108, B110), the chain of locales (B114), hash and bucket (B117), caps with their
-    counters (B111)."""
+    """Quiet hours with zone and source (B108, B110), the chain of locales (B114), hash and bucket (B117), caps with
+    their counters (B111)."""
     test = {"id": "t", "variants": [{"key": "a", "weight": 30, "title": "A"}, {"key": "b", "weight": 70, "title": "B"}]}
     policy = {"quietStart": 1, "quietEnd": 2, "defer": True, "capDay": 3, "capHour": 1, "defaultZone": "Asia/Tokyo"}
     spec = SPEC | {"test": test, "policy": policy, "localizedBody": {"de": "hallo"}}

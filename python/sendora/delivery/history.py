@@ -1,7 +1,7 @@
 """What happened to one recipient of a send, try by try.
 
-A recipient stands in one chunk for each of its tries, and each but the last has a row of the ledger that says why it went
-on. Somebody who was put off by quiet hours and then met a silent provider has three.
+A recipient stands in one chunk for each of its tries, and each but the last has a row of the ledger that says why it
+went on. Somebody who was put off by quiet hours and then met a silent provider has three.
 """
 
 from datetime import datetime
