@@ -21,6 +21,7 @@ from sendora.kernel.pg import Database, migrate
 from sendora.kernel.pg.positions import lock_position
 from sendora.modules import profiles
 from sendora.modules.profiles import service
+from sendora.modules.profiles.bound import Bound
 from sendora.modules.profiles.consumers import write_profiles
 
 FIELDS = {
@@ -240,8 +241,8 @@ async def test_listing(api: Api, org: Org, make: Make) -> None:
 
 async def test_what_the_audiences_give(api: Api, org: Org, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """B063: memberships come from the room above, which the composition root binds; without it the filter is a 400."""
-    monkeypatch.setattr(service._Bound, "memberships", None)
-    monkeypatch.setattr(service._Bound, "members", None)
+    monkeypatch.setattr(Bound, "memberships", None)
+    monkeypatch.setattr(Bound, "members", None)
     await make.profile(org, "a")
     await make.profile(org, "b")
     audience = uuid4()

@@ -18,6 +18,7 @@ import asyncio
 import os
 import random
 import socket
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -34,7 +35,7 @@ from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, ProjectId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Lease, is_away
-from sendora.modules import events, profiles
+from sendora.modules import consent, events, profiles
 from sendora.modules.audiences import store
 from sendora.modules.audiences.held import MEGABYTE, NOT_READY, Held, Slot, TooLarge
 from sendora.modules.audiences.model import Fetch, Question
@@ -215,6 +216,9 @@ class Home:
             if not frames:
                 raise bus.Missing(f"nothing follows {above}")
             skips = await store.skips(self._kernel.db, above, frames[-1].position)
+            tombstones = await consent.erased_behind(self._kernel, self._kernel.db, above + 1)
+            if tombstones is not None:
+                frames, skips = _without(frames, skips, tombstones)
             spoken = await asyncio.to_thread(_spoken, frames)
             for held, position in ready:
                 if position < frames[-1].position:
@@ -396,6 +400,23 @@ class Home:
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 await event.wait()
+
+
+def _without(
+    frames: list[Message], skips: dict[int, list[int]], tombstones: consent.Tombstones
+) -> tuple[list[Message], dict[int, list[int]]]:
+    """As if those who were erased had never said anything; what was skipped is numbered anew."""
+    left, numbered = [], dict(skips)
+    for frame in frames:
+        remains = consent.strip(frame.data, frame.position, tombstones)
+        left.append(msgspec.structs.replace(frame, data=remains.data))
+        skipped = skips.get(frame.position, [])
+        if remains.gone and skipped:
+            gone = set(remains.gone)
+            numbered[frame.position] = [
+                ordinal - bisect_left(remains.gone, ordinal) for ordinal in skipped if ordinal not in gone
+            ]
+    return left, numbered
 
 
 def _spoken(frames: list[Message]) -> list[tuple[Message, set[bytes]]]:

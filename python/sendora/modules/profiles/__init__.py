@@ -1,12 +1,32 @@
 """Profiles: the people of a project. Written by one reader of the log; everything else asks."""
 
 from sendora.kernel.module import Module
+from sendora.modules.profiles.bound import Left, Members, Memberships, bind
 from sendora.modules.profiles.consumers import READER, WAKE, consumer
 from sendora.modules.profiles.model import Person
 from sendora.modules.profiles.routes import ROUTES
-from sendora.modules.profiles.service import Members, Memberships, bind, erase, export, find, wait
-from sendora.modules.profiles.store import names_of
+from sendora.modules.profiles.service import append_deletion, erase, everybody, export, export_all, find, wait
+from sendora.modules.profiles.store import aliases_among, count_named, names_behind, names_of
 
-__all__ = ["READER", "WAKE", "Members", "Memberships", "Person", "bind", "find", "module", "names_of", "wait"]
+__all__ = [
+    "READER",
+    "WAKE",
+    "Left",
+    "Members",
+    "Memberships",
+    "Person",
+    "aliases_among",
+    "append_deletion",
+    "bind",
+    "count_named",
+    "everybody",
+    "find",
+    "module",
+    "names_behind",
+    "names_of",
+    "wait",
+]
 
-module = Module(name="profiles", routes=ROUTES, consumers=(consumer,), erase=erase, export=export)
+module = Module(
+    name="profiles", routes=ROUTES, consumers=(consumer,), erase=erase, export=export, export_all=export_all
+)
