@@ -54,7 +54,8 @@ def bind() -> None:
     """What rooms want of rooms above them."""
     profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of, left=consent.left)
     consent.bind(
-        [(room.name, room.erase) for room in reversed(MODULES) if room.erase is not None and room.name != "profiles"]
+        [(room.name, room.erase) for room in reversed(MODULES) if room.erase is not None and room.name != "profiles"],
+        events.make_anew,
     )
     data_io.bind(MODULES)
     audiences.bind(push.reach)

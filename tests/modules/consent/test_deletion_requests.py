@@ -15,7 +15,7 @@ from sendora.kernel import pg
 from sendora.kernel.ids import OrgId, ProjectId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Database
-from sendora.modules import consent, profiles
+from sendora.modules import consent, events, profiles
 from sendora.modules.consent import jobs, service
 
 ASK = "/consent/deletion-request"
@@ -46,7 +46,7 @@ async def forgotten(api: Api, kernel: Kernel, org: Org, user: str) -> dict[str, 
 @asynccontextmanager
 async def rooms(erasers: Sequence[tuple[str, Any]]) -> AsyncIterator[None]:
     """Others than the cluster's."""
-    consent.bind(erasers)
+    consent.bind(erasers, events.make_anew)
     try:
         yield
     finally:

@@ -67,11 +67,13 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def show(deletion: Deletion, log_keeps: timedelta) -> DeletionRequest:
+    # The last that the log hears of the person is that the names go.
+    heard_at = deletion.completed_at or deletion.cut_at
     return DeletionRequest(
         id=deletion.id,
         status=deletion.status,
         deleted=deletion.deleted,
         requested_at=deletion.requested_at,
         completed_at=deletion.completed_at,
-        log_until=None if deletion.cut_at is None else deletion.cut_at + log_keeps,
+        log_until=None if heard_at is None else heard_at + log_keeps,
     )

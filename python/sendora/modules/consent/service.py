@@ -8,6 +8,7 @@
               only what came before the cut
     aliases   the names that led there go. Had some not been known at the cut (a takeover under way, or more than
               ALIASES_MAX of them), the rooms erase under those as well
+    anew      indexes and their snapshots are made anew from the tables: they remember names of people who are gone
     wire      a push that was decided before the device was gone writes the name into the ledger when it is answered; so
               the ledger forgets once more when no chunk is at work any more, or LINGER_S after the cut
     complete  the sealed names are dropped
@@ -22,7 +23,7 @@ days, answers kept for an idempotency key for a day, PostgreSQL's own dead rows 
 is restored from a backup does not know the requests that came after the backup; they must be asked again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -68,14 +69,20 @@ class Names(msgspec.Struct, frozen=True):
     """All of them."""
 
 
+MakeAnew = Callable[[Kernel, OrgId, ProjectId], Awaitable[None]]
+"""Indexes of the project, and their snapshots, are made anew from the tables."""
+
+
 class _Bound:
-    erasers: Sequence[tuple[str, "Erase"]] | None = None
+    erasers: Sequence[tuple[str, "Erase"]] = ()
+    make_anew: MakeAnew | None = None
 
 
-def bind(erasers: Sequence[tuple[str, "Erase"]]) -> None:
-    """Called by the composition root: each room's `erase`, the highest room first. Profiles are not among them: the cut
-    deletes them."""
+def bind(erasers: Sequence[tuple[str, "Erase"]], make_anew: MakeAnew) -> None:
+    """Called by the composition root. `erasers`: each room's `erase`, the highest room first. Profiles are not among
+    them: the cut deletes them."""
     _Bound.erasers = erasers
+    _Bound.make_anew = make_anew
 
 
 # -- asking ----------------------------------------------------------------------------------------------------------
@@ -133,7 +140,7 @@ async def cut(kernel: Kernel, deletion: Deletion) -> Deletion:
 async def erase(kernel: Kernel, deletion: Deletion) -> float | None:
     """Go on with a request: None when it is complete, else how many seconds to wait before the next try. May raise what
     a room raises; whatever was done stays done."""
-    if _Bound.erasers is None:
+    if _Bound.make_anew is None:
         raise RuntimeError("nobody has said which rooms there are")
     if deletion.position is None or deletion.cut_at is None:
         deletion = await cut(kernel, deletion)
@@ -147,6 +154,7 @@ async def erase(kernel: Kernel, deletion: Deletion) -> float | None:
                 deletion = await store.room_done(kernel.db, deletion, room, sum(n or 0 for n in rows))
         left = await _drop_aliases(kernel, deletion, names)
         if left is None:
+            await _Bound.make_anew(kernel, deletion.org, deletion.project)
             return await _end(kernel, deletion, names)
         deletion = left
     raise RuntimeError("this person's names do not come to an end")

@@ -5,9 +5,9 @@ from sendora.modules.events.consumers import STORER, WAKE, consumer
 from sendora.modules.events.jobs import JOBS
 from sendora.modules.events.model import WAKE_CUTS
 from sendora.modules.events.routes import HOT, ROUTES
-from sendora.modules.events.service import erase, export, export_all
+from sendora.modules.events.service import erase, export, export_all, make_anew
 
-__all__ = ["STORER", "WAKE", "WAKE_CUTS", "module"]
+__all__ = ["STORER", "WAKE", "WAKE_CUTS", "make_anew", "module"]
 
 module = Module(
     name="events",

@@ -35,8 +35,16 @@ async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str
     async with kernel.db.transaction() as connection:
         through = None if cut is None else cut.position
         gone += await store.erase_rest(connection, org, project, persons, through)
-    await kernel.bus.wake(WAKE_CUTS)
+    if cut is None:
+        await make_anew(kernel, org, project)
     return gone
+
+
+async def make_anew(kernel: Kernel, org: OrgId, project: ProjectId) -> None:
+    """Whatever was made of the project's people and events (an index, its snapshot) is made anew. Under a deletion
+    request once, when the last of the person's names has gone."""
+    await store.cut_project(kernel.db, org, project)
+    await kernel.bus.wake(WAKE_CUTS)
 
 
 async def export(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> AsyncIterator[dict[str, Any]]:

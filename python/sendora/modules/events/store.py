@@ -118,13 +118,16 @@ async def erase_month(
 async def erase_rest(
     connection: Connection, org: OrgId, project: ProjectId, persons: Sequence[str], through: int | None
 ) -> int:
-    """Their days, and what was refused of them up to this place in the log; how many. Whoever made something of the
-    events is told to make it anew."""
+    """Their days, and what was refused of them up to this place in the log; how many."""
     days = await connection.execute(SQL.erase_days, org, project, list(persons))
     named = [struct.pack("<H", len(name)) + name for name in (person.encode() for person in persons)]
     bad = await connection.execute(SQL.erase_bad, org, project, named, through)
-    await connection.execute(SQL.cut_project, org, project)
     return sum(int(done.rpartition(" ")[2]) for done in (days, bad))
+
+
+async def cut_project(db: Database, org: OrgId, project: ProjectId) -> None:
+    """Events of the project were taken away."""
+    await db.execute(SQL.cut_project, org, project)
 
 
 async def export(
