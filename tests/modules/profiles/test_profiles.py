@@ -19,7 +19,7 @@ from sendora.kernel.ids import profile_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Database, migrate
 from sendora.kernel.pg.positions import lock_position
-from sendora.modules import profiles
+from sendora.modules import orgs, profiles
 from sendora.modules.profiles import service
 from sendora.modules.profiles.bound import Bound
 from sendora.modules.profiles.consumers import write_profiles
@@ -99,6 +99,41 @@ async def test_an_event_makes_a_person(api: Api, org: Org, make: Make) -> None:
     await api.get("/profiles/x", key=org.sk, after=said.position)
     listed = await api.get("/profiles", key=org.sk)
     assert [row["externalId"] for row in listed.data] == ["anon", "known", "x"]
+
+
+@pytest.mark.rule("B058")
+async def test_a_person_is_of_one_project(api: Api, org: Org, make: Make, kernel: Kernel) -> None:
+    """B058: org, project and externalId name a profile; the same name in another project is another person."""
+    project = await orgs.create_project(kernel.db, org.id, "other")
+    other = await make.key(org, project=project)
+    here = await make.profile(org, "u", traits={"a": 1})
+    said = await api.post("/identify", {"userId": "u", "traits": {"b": 2}}, key=other)
+    there = (await api.get("/profiles/u", key=other, after=said.position)).data
+    assert (here["traits"], there["traits"]) == ({"a": 1}, {"b": 2})
+    assert here["id"] != there["id"]
+    assert (await api.get(f"/profiles/{there['id']}", key=org.sk)).code == "NOT_FOUND"
+    again = await make.profile(org, "u", traits={"c": 3})
+    assert (again["id"], again["traits"]) == (here["id"], {"a": 1, "c": 3}), "upserted"
+
+
+@pytest.mark.rule("B268")
+async def test_nobody_is_stitched_together(api: Api, org: Org, make: Make) -> None:
+    """B268: whatever two people have in common (an address, a device, a session, a place, a phone), they stay two as
+    long as nobody says that they are one."""
+    same: dict[str, Any] = {"email": "same@example.com", "locale": "de-AT", "timezone": "Europe/Vienna"}
+    for name in ("one", "two"):
+        await make.profile(org, name, traits={"phone": "+43 1 23456", "fingerprint": "f"}, **same)
+        await make.events(
+            org,
+            {"eventType": "e", "userId": name, "deviceId": "d", "sessionId": "s"},
+            {"eventType": "e", "anonymousId": f"anon-{name}", "deviceId": "d", "sessionId": "s"},
+        )
+        await make.token(org, "ok-shared", userId=name)
+    said = await api.post("/events", {"eventType": "e", "module": "m", "userId": "one"}, key=org.pk)
+    await api.get("/profiles/one", key=org.sk, after=said.position)
+    listed = await api.get("/profiles", key=org.sk)
+    assert [row["externalId"] for row in listed.data] == ["anon-one", "anon-two", "one", "two"]
+    assert len({row["id"] for row in listed.data}) == 4
 
 
 @pytest.mark.rule("B060", "B065", "B066", "C69")
