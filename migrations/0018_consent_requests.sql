@@ -1,15 +1,16 @@
 -- Whoever asks to be forgotten (B069, C71). A person is named by a keyed hash alone; the names themselves are here, sealed,
--- only while rooms are at work. One row for each person: asking again starts it again.
+-- only while rooms are at work. One row for each person: asking again begins it again.
 CREATE TABLE deletion_requests (
     org_id       uuid NOT NULL,
     id           uuid NOT NULL,
     project_id   uuid NOT NULL,
     hash         bytea NOT NULL,
     status       text NOT NULL CHECK (status IN ('pending', 'running', 'completed')),
-    run          integer NOT NULL DEFAULT 1,      -- how often it was asked for; guards what an older run still writes
+    run          integer NOT NULL DEFAULT 1,      -- how often it was begun; guards what an older run still writes
     sealed       bytea,                           -- every name of the person; gone when the request is completed
     position     bigint,                          -- of the cut in the log: what stands behind it is somebody new
     cut_at       timestamptz,
+    again        boolean NOT NULL DEFAULT false,  -- asked for while it was running: it begins again at its end
     done         text[] NOT NULL DEFAULT '{}',    -- rooms that have erased since the cut
     deleted      jsonb NOT NULL DEFAULT '{}',     -- rows by room, of all runs
     requested_at timestamptz NOT NULL DEFAULT now(),

@@ -115,6 +115,29 @@ async def test_asking_again(api: Api, kernel: Kernel, org: Org, make: Make) -> N
 
 
 @pytest.mark.rule("B069")
+async def test_asking_again_while_it_runs(api: Api, kernel: Kernel, org: Org, make: Make) -> None:
+    """It is not begun anew, or whoever asks often enough would keep it from its end; at its end it is, because somebody
+    may have come back behind the cut."""
+    await make.profile(org, "ada")
+    called = []
+
+    async def room(kernel: Kernel, org_id: OrgId, project: ProjectId, name: str) -> int:
+        called.append(name)
+        if len(called) == 1:
+            await make.profile(org, "ada", traits={"back": True})
+            again = await api.post(ASK, {"userId": "ada", "scope": "all"}, key=org.sk)
+            assert (again.data["id"], again.data["status"]) == (id_, "running")
+        return 1
+
+    async with rooms([("room", room)]):
+        id_ = (await ask(api, org, "ada")).data["id"]
+        await jobs.erase_people(kernel)
+        told = await shown(api, org, id_)
+    assert (told["status"], told["deleted"], called) == ("completed", {"profiles": 2, "room": 2}, ["ada", "ada"])
+    assert (await api.get("/profiles/ada", key=org.sk)).code == "NOT_FOUND"
+
+
+@pytest.mark.rule("B069")
 async def test_what_comes_after_the_request_is_somebody_new(
     api: Api, kernel: Kernel, org: Org, make: Make, db: Database
 ) -> None:
@@ -258,6 +281,40 @@ async def test_a_log_that_lags(
     await jobs.erase_people(kernel)
     assert (await shown(api, org, asked["id"]))["status"] == "completed"
     assert (await api.get("/profiles/ada", key=org.sk)).code == "NOT_FOUND"
+
+
+@pytest.mark.rule("B069", "C69")
+async def test_a_crash_behind_the_deletion_in_the_log(
+    api: Api, kernel: Kernel, org: Org, make: Make, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The profile, by which the other names are found, is gone, and nothing says where: the names were kept before."""
+    await make.profile(org, "anon")
+    await make.profile(org, "ada", anonymousId="anon")
+    await make.events(org, {"eventType": "e", "userId": "ada"}, {"eventType": "e", "anonymousId": "anon"})
+
+    async def away(kernel: Kernel, position: int) -> bool:
+        return False
+
+    async def dies(*_: Any) -> None:
+        raise RuntimeError("a crash")
+
+    async def go_on() -> str:
+        await db.execute("UPDATE deletion_requests SET due_at = now() WHERE id = $1", UUID(id_))
+        await jobs.erase_people(kernel)
+        status: str = (await shown(api, org, id_))["status"]
+        return status
+
+    with monkeypatch.context() as patched:
+        patched.setattr(profiles, "wait", away)
+        id_ = (await ask(api, org, "anon")).data["id"]
+    with monkeypatch.context() as patched:
+        patched.setattr(service.store, "cut", dies)
+        assert await go_on() == "pending"
+        await profiles.wait(kernel, await kernel.bus.head())
+        assert (await api.get("/profiles/ada", key=org.sk)).code == "NOT_FOUND"
+    assert await go_on() == "completed"
+    assert await db.fetchval("SELECT count(*) FROM events WHERE org_id = $1", org.id) == 0
+    assert await db.fetchval("SELECT count(*) FROM profiles WHERE org_id = $1", org.id) == 0
 
 
 @pytest.mark.rule("B069", "C69")

@@ -34,7 +34,7 @@ class DeletionRequest(Wire, frozen=True, kw_only=True):
     deleted: dict[str, int]
     """Rows by room, of all runs of this request; a room appears when it is through."""
     requested_at: datetime
-    """Of the last time that it was asked for."""
+    """When it was begun the last time."""
     completed_at: datetime | None
     log_until: datetime | None
     """Until when the log still holds what was said; null before the cut."""
@@ -52,6 +52,7 @@ class Deletion(msgspec.Struct, frozen=True, kw_only=True):
     sealed: bytes | None
     position: int | None
     cut_at: datetime | None
+    again: bool
     done: tuple[str, ...]
     deleted: dict[str, int]
     requested_at: datetime

@@ -1,14 +1,19 @@
 -- writes: deletion_requests, erased_names
 
 -- name: begin
--- Asked for again it starts again: the person may have come back since. An older run that is still at work finds its
--- number gone and writes nothing more.
+-- The row is locked either way. One that runs already is begun again at its end, since the person may have come back behind
+-- its cut; one whose cut is still to come will cover everything until then.
 INSERT INTO deletion_requests AS d (org_id, id, project_id, hash, status, sealed, due_at)
 VALUES ($1, $2, $3, $4, 'pending', $5, now() + make_interval(secs => $6))
-ON CONFLICT (org_id, project_id, hash) DO UPDATE
-   SET status = 'pending', run = d.run + 1, sealed = excluded.sealed, position = NULL, cut_at = NULL, done = '{}',
-       requested_at = now(), completed_at = NULL, due_at = excluded.due_at, tries = 0
+ON CONFLICT (org_id, project_id, hash) DO UPDATE SET again = d.status = 'running'
 RETURNING *;
+
+-- name: begin_again
+-- An older run that is still at work finds its number gone and writes nothing more.
+UPDATE deletion_requests
+   SET status = 'pending', run = run + 1, sealed = $4, position = NULL, cut_at = NULL, again = false, done = '{}',
+       requested_at = now(), completed_at = NULL, due_at = now() + make_interval(secs => $5), tries = 0
+ WHERE org_id = $1 AND id = $2 AND run = $3 RETURNING *;
 
 -- name: find
 SELECT * FROM deletion_requests WHERE org_id = $1 AND project_id = $2 AND id = $3;
@@ -58,8 +63,8 @@ UPDATE deletion_requests
  WHERE org_id = $1 AND id = $2 AND run = $3 AND status = 'running' RETURNING *;
 
 -- name: complete
-UPDATE deletion_requests SET status = 'completed', completed_at = now(), sealed = NULL, tries = 0
- WHERE org_id = $1 AND id = $2 AND run = $3 AND status = 'running' RETURNING id;
+UPDATE deletion_requests SET status = 'completed', completed_at = now(), sealed = NULL
+ WHERE org_id = $1 AND id = $2 AND run = $3 AND status = 'running' RETURNING *;
 
 -- name: ahead
 -- Cuts at or behind this place in the log.

@@ -23,8 +23,8 @@ LOG_KEEPS: Final = timedelta(seconds=bus.KEEP_S)
 )
 async def request_deletion(kernel: Kernel, principal: Principal, data: AskDeletion) -> DeletionRequest:
     """Everything that any room knows of a person is erased, under every name that the person has had. Asking again is
-    a success and the same request, which begins again: whoever has come back by this name since is erased too. Nobody
-    need be known by the name. A public key alone is refused (C71)."""
+    a success and the same request, which begins again (while it runs: at its end), because somebody may have come back
+    by this name since. Nobody need be known by the name. A public key alone is refused (C71)."""
     return show(await service.ask(kernel, principal, data), LOG_KEEPS)
 
 

@@ -2,8 +2,9 @@
 
     ask       the row is committed: from here on nothing makes the deletion get lost
     cut       every name of the person is found (those who were taken over too, C69) and kept sealed; the profile is
-              deleted in the log, and whatever stands behind that place is somebody new. Each name leaves a tombstone,
-              a keyed hash, so that nobody who reads the log again brings back what stood before.
+              deleted in the log, and whatever stands behind that place is somebody new
+    bury      each name leaves a tombstone, a keyed hash, so that nobody who reads the log again brings back what stood
+              before the cut
     rooms     each room erases what it has, the highest first, under every name that still leads to the person; events
               only what came before the cut
     aliases   the names that led there go. Had some not been known at the cut (a takeover under way, or more than
@@ -13,7 +14,8 @@
               the ledger forgets once more when no chunk is at work any more, or LINGER_S after the cut
     complete  the sealed names are dropped
 
-The request's own call does the first two, if the stores keep up; else, and after a crash, the job does (jobs.py). Each
+The request's own call does the first two, if the stores keep up; else, and after a crash, the job does (jobs.py). Asked
+for again while it runs, it begins again at its end; asked for after that, at once. Each
 step may be repeated. What a crash leaves: a row with the names sealed under its org's data key, and a step that is done
 again. What comes by the same name between the cut and the end of the rooms' work is somebody new; of that, events and
 the profile stay. A room that cannot tell old from new (a device has one row) takes what it finds.
@@ -63,6 +65,8 @@ ROUNDS_MAX: Final = 1_000
 class Names(msgspec.Struct, frozen=True):
     """What is sealed."""
 
+    asked: str
+    """As the request said."""
     now: list[str]
     """Under which the rooms are erasing: the person, later what turned up behind."""
     known: list[str]
@@ -92,19 +96,19 @@ async def ask(kernel: Kernel, principal: Principal, asked: AskDeletion) -> Delet
     """The person's request, begun or begun again: one for each person of a project, however often it is asked."""
     org, project = principal.org, principal.project
     hash_ = hash_of(kernel.settings, org, project, asked.user_id)
-    sealed = await _seal(kernel, org, hash_, Names([asked.user_id], [asked.user_id]))
+    sealed = await _seal(kernel, org, hash_, _asked(asked.user_id))
     async with kernel.db.transaction() as connection:
-        deletion = await store.begin(connection, org, project, hash_, sealed, GRACE_S)
+        deletion, begins = await store.begin(connection, org, project, hash_, sealed, GRACE_S)
         named_by = orgs.person_hash(kernel.settings, org, asked.user_id)
         await orgs.audit(
             connection, principal, "person.deletion_requested", f"person:{named_by}", {"requestId": str(deletion.id)}
         )
+    if not begins:
+        return deletion
     try:
         return await cut(kernel, deletion)
-    except Unavailable:
-        return deletion
-    except store.RunOver:
-        # Asked for twice at once: the other call goes on with it.
+    except (Unavailable, store.RunOver):
+        # The job goes on with it, or has done so already.
         return await find(kernel, principal, deletion.id)
 
 
@@ -125,16 +129,19 @@ async def cut(kernel: Kernel, deletion: Deletion) -> Deletion:
     org, project = deletion.org, deletion.project
     if not await profiles.wait(kernel, await kernel.bus.head()):
         raise Unavailable(message="The profile store is behind the log.")
-    (person,) = (await _names(kernel, deletion)).now
+    before = await _names(kernel, deletion)
+    # What a try that came to no end has found: the profile may have gone with it.
+    person = before.now[0]
     with suppress(NotFound):
-        person = (await profiles.find(kernel, org, project, person)).external_id
-    names = Names([person], await profiles.names_of(kernel.db, org, project, person))
+        person = (await profiles.find(kernel, org, project, before.asked)).external_id
+    known = list(dict.fromkeys([*await profiles.names_of(kernel.db, org, project, person), *before.known]))
+    more = await profiles.names_behind(kernel.db, org, project, known)
+    # A room finds the others by the person's name, unless there are more of them than anybody looks up at a time.
+    names = Names(before.asked, [person] if len(more) == len(known) else known, known)
     deletion = await store.keep_names(kernel.db, deletion, await _seal(kernel, org, deletion.hash, names))
     there = await profiles.count_named(kernel.db, org, project, [person])
     position = await profiles.append_deletion(kernel, org, project, [person])
-    hashes = [hash_of(kernel.settings, org, project, name) for name in names.known]
-    async with kernel.db.transaction() as connection:
-        return await store.cut(connection, deletion, position, kernel.clock.now(), there, hashes)
+    return await store.cut(kernel.db, deletion, position, kernel.clock.now(), there)
 
 
 async def erase(kernel: Kernel, deletion: Deletion) -> float | None:
@@ -148,6 +155,8 @@ async def erase(kernel: Kernel, deletion: Deletion) -> float | None:
         raise Unavailable(message="The profile store is behind the log.")
     for _ in range(ROUNDS_MAX):
         names = await _names(kernel, deletion)
+        # Not before the profile store has passed the cut: who led to the person until then must still be seen to.
+        await store.bury(kernel.db, deletion, [_hash(kernel, deletion, name) for name in names.known])
         for room, forget in _Bound.erasers:
             if room not in deletion.done:
                 rows = [await forget(kernel, deletion.org, deletion.project, name) for name in names.now]
@@ -168,10 +177,8 @@ async def _drop_aliases(kernel: Kernel, deletion: Deletion, names: Names) -> Del
     aliases = await profiles.aliases_among(kernel.db, org, project, found, deletion.requested_at)
     more = sorted(set(found).difference(names.known))
     if more:
-        sealed = await _seal(kernel, org, deletion.hash, Names(more, found))
-        hashes = [hash_of(kernel.settings, org, project, name) for name in more]
-        async with kernel.db.transaction() as connection:
-            deletion = await store.go_on(connection, deletion, sealed, hashes)
+        sealed = await _seal(kernel, org, deletion.hash, Names(names.asked, more, found))
+        deletion = await store.go_on(kernel.db, deletion, sealed)
     if aliases:
         position = await profiles.append_deletion(kernel, org, project, aliases)
         if not await profiles.wait(kernel, position):
@@ -187,7 +194,11 @@ async def _end(kernel: Kernel, deletion: Deletion, names: Names) -> float | None
         return WIRE_S
     for name in names.known:
         await ledger.forget(kernel, org, project, name)
-    await store.complete(kernel.db, deletion)
+    async with kernel.db.transaction() as connection:
+        completed = await store.complete(connection, deletion)
+        if completed.again:
+            sealed = await _seal(kernel, org, deletion.hash, _asked(names.asked))
+            await store.begin_again(connection, completed, sealed, 0.0)
     return None
 
 
@@ -196,6 +207,14 @@ async def _names(kernel: Kernel, deletion: Deletion) -> Names:
         raise store.RunOver
     opened = await kernel.vault.open(deletion.org, _place(deletion.hash), deletion.sealed)
     return msgspec.json.decode(opened, type=Names)
+
+
+def _asked(name: str) -> Names:
+    return Names(name, [name], [name])
+
+
+def _hash(kernel: Kernel, deletion: Deletion, name: str) -> bytes:
+    return hash_of(kernel.settings, deletion.org, deletion.project, name)
 
 
 async def _seal(kernel: Kernel, org: OrgId, hash_: bytes, names: Names) -> bytes:

@@ -20,10 +20,19 @@ class RunOver(Exception):
 
 
 async def begin(
-    db: Database | Connection, org: OrgId, project: ProjectId, hash_: bytes, sealed: bytes, grace_s: float
-) -> Deletion:
-    """The request of this person, started (again)."""
-    return _deletion(_there(await db.fetchrow(SQL.begin, org, new_id(), project, hash_, sealed, grace_s)))
+    connection: Connection, org: OrgId, project: ProjectId, hash_: bytes, sealed: bytes, grace_s: float
+) -> tuple[Deletion, bool]:
+    """The request of this person, and whether it begins now: else it is at work already. In the caller's
+    transaction."""
+    id_ = new_id()
+    deletion = _deletion(_there(await connection.fetchrow(SQL.begin, org, id_, project, hash_, sealed, grace_s)))
+    if deletion.status == "completed":
+        return await begin_again(connection, deletion, sealed, grace_s), True
+    return deletion, deletion.id == id_
+
+
+async def begin_again(db: Database | Connection, deletion: Deletion, sealed: bytes, grace_s: float) -> Deletion:
+    return _deletion(_there(await db.fetchrow(SQL.begin_again, *_key(deletion), sealed, grace_s)))
 
 
 async def find(db: Database | Connection, org: OrgId, project: ProjectId, id_: UUID) -> Deletion | None:
@@ -44,20 +53,19 @@ async def keep_names(db: Database | Connection, deletion: Deletion, sealed: byte
     return _deletion(_there(await db.fetchrow(SQL.keep_names, *_key(deletion), sealed)))
 
 
-async def cut(
-    connection: Connection, deletion: Deletion, position: int, at: datetime, profiles: int, hashes: Sequence[bytes]
-) -> Deletion:
-    """The request and the tombstones of its names, in the caller's transaction."""
-    row = _there(await connection.fetchrow(SQL.cut, *_key(deletion), position, at, profiles))
-    await connection.execute(SQL.bury, deletion.org, deletion.project, list(hashes), position, at)
-    return _deletion(row)
+async def cut(db: Database | Connection, deletion: Deletion, position: int, at: datetime, profiles: int) -> Deletion:
+    return _deletion(_there(await db.fetchrow(SQL.cut, *_key(deletion), position, at, profiles)))
 
 
-async def go_on(connection: Connection, deletion: Deletion, sealed: bytes, hashes: Sequence[bytes]) -> Deletion:
-    """More names, under the same cut; in the caller's transaction."""
-    going = _deletion(_there(await connection.fetchrow(SQL.go_on, *_key(deletion), sealed)))
-    await connection.execute(SQL.bury, deletion.org, deletion.project, list(hashes), deletion.position, deletion.cut_at)
-    return going
+async def bury(db: Database | Connection, deletion: Deletion, hashes: Sequence[bytes]) -> None:
+    """Tombstones for these names, at the request's cut."""
+    position, at = deletion.position, deletion.cut_at
+    await db.execute(SQL.bury, deletion.org, deletion.project, list(hashes), position, at)
+
+
+async def go_on(db: Database | Connection, deletion: Deletion, sealed: bytes) -> Deletion:
+    """More names, under the same cut."""
+    return _deletion(_there(await db.fetchrow(SQL.go_on, *_key(deletion), sealed)))
 
 
 async def add_profiles(db: Database | Connection, deletion: Deletion, profiles: int) -> None:
@@ -68,8 +76,8 @@ async def room_done(db: Database | Connection, deletion: Deletion, room: str, ro
     return _deletion(_there(await db.fetchrow(SQL.room_done, *_key(deletion), room, rows)))
 
 
-async def complete(db: Database | Connection, deletion: Deletion) -> None:
-    _there(await db.fetchrow(SQL.complete, *_key(deletion)))
+async def complete(db: Database | Connection, deletion: Deletion) -> Deletion:
+    return _deletion(_there(await db.fetchrow(SQL.complete, *_key(deletion))))
 
 
 async def ahead(db: Database | Connection, position: int) -> list[Tombstone]:
@@ -114,6 +122,7 @@ def _deletion(row: Record) -> Deletion:
         sealed=row["sealed"],
         position=row["position"],
         cut_at=row["cut_at"],
+        again=row["again"],
         done=tuple(row["done"]),
         deleted=row["deleted"],
         requested_at=row["requested_at"],

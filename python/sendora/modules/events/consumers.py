@@ -9,7 +9,7 @@ if it dies  nothing is stored, or all with the position: what is delivered again
 COPY cannot skip duplicates, so one query asks which keys are there; a violation all the same sends the rows through a
 temporary table. A row that Postgres refuses is found by halves and kept in `bad_rows` byte for byte; its neighbours are
 stored. So accepted = stored + duplicate + bad (F-I5, F-I7, C94), whatever is delivered how often. An event of somebody
-who was erased after it, met again in a log that is read again, is one that was there already: it counts as a duplicate.
+who was erased after it is met when the log is read again: it counts as a duplicate, of one that is there no more.
 Whoever reads the log beside the storer and must count what it counts is told what it left out (`event_skips`).
 """
 
