@@ -36,7 +36,7 @@ from sendora.kernel.ids import OrgId, ProjectId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Lease, is_away
 from sendora.modules import consent, events, profiles
-from sendora.modules.audiences import store
+from sendora.modules.audiences import snapshots, store
 from sendora.modules.audiences.held import MEGABYTE, NOT_READY, Held, Slot, TooLarge
 from sendora.modules.audiences.model import Fetch, Question
 
@@ -261,9 +261,10 @@ class Home:
             for held in list(self._held.values()):
                 if not await held.lease.renew():
                     await self._drop(held, "lost")
-        if self._held and (self._cuts_due or now - self._cuts_at >= CUTS_S):
+        if self._cuts_due or now - self._cuts_at >= CUTS_S:
             self._cuts_due, self._cuts_at = False, now
             await self._look_at_cuts()
+            await self._forget_others()
         await self._take(now)
         for slot, held in self._held.items():
             if now < self._load_after or len(self._loads) >= LOADS_MAX:
@@ -331,6 +332,19 @@ class Home:
             if held.index is not None and found.get(slot.project, 0) != held.cuts
         ]
         self._begin_anew(cut, "cut")
+
+    async def _forget_others(self) -> None:
+        """Snapshots of what is held elsewhere by now: nobody else would find out that people were erased since."""
+        if self._folder is None:
+            return
+        held = {(slot.project, slot.part, slot.parts) for slot in self._held}
+        kept = await asyncio.to_thread(snapshots.kept, self._folder)
+        others = [one for one in kept if (one.project, one.part, one.parts) not in held]
+        if others:
+            found = await store.cuts_of(self._kernel.db, {one.project for one in others})
+            for one in others:
+                if found.get(one.project, 0) != one.cuts:
+                    (self._folder / one.file).unlink(missing_ok=True)
 
     def _begin_anew(self, these: list[Held], why: str) -> None:
         """From Postgres; rows answer until it is done."""
