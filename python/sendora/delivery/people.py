@@ -2,7 +2,9 @@
 
 The ledger names a recipient by id, and beside it the person (the external id). An erasure takes the name; the rows
 stay, so that a send goes on balancing. It comes after the person's addresses are gone: what is decided from then on
-finds no name to write. What was decided before is on the wire for seconds, and is forgotten by the next call.
+finds no name to write. What was decided before is on the wire for seconds (`is_quiet`), and is forgotten by the next
+call. Before its plan a send names people in its target; and one that was for a single person tells of that person in
+its words.
 """
 
 from collections.abc import AsyncIterator, Sequence

@@ -336,7 +336,7 @@ async def test_a_send_sees_what_was_said_before_it(
         assert worker.metrics.value("audience_evaluations", purpose="send", engine="rows") == 0
 
 
-@pytest.mark.rule("B070")
+@pytest.mark.rule("B069")
 async def test_erased_events_are_in_no_index(api: Api, kernel: Kernel, org: Org, make: Make, tmp_path: Path) -> None:
     """F-I9: neither in the index that is held, nor in an old snapshot."""
     folder = str(tmp_path / "indexes")

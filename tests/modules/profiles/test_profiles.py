@@ -92,6 +92,33 @@ async def test_identify_merges(api: Api, org: Org) -> None:
     assert (await api.get("/profiles", key=org.sk)).pagination["total"] == 1
 
 
+@pytest.mark.rule("B061", "B063", "C29")
+async def test_any_trait_makes_an_audience(api: Api, org: Org, make: Make) -> None:
+    """B061: whatever the key and the kind of its value; B063: the profile names the audiences that the person is in
+    now; C29: the trait `email` is read before the address that identify was told."""
+    traits = {"plan": "pro", "ltv": 234.5, "beta tester": True, "ü.x": "ä", "email": "trait@example.com"}
+    await make.profile(org, "u", email="user@example.com", traits=traits)
+    await make.profile(org, "v", email="user@example.com")
+
+    async def audience(name: str, trait: str, value: Any) -> None:
+        rules = {"all": [{"trait": trait, "op": "eq", "value": value}]}
+        assert (await api.post("/audiences", {"name": name, "rules": rules}, key=org.sk)).status == 201
+
+    for name, value in traits.items():
+        await audience(f"with {name}", name, value)
+    await audience("not yet", "plan", "free")
+    await audience("told", "email", "user@example.com")
+
+    async def memberships(user: str) -> list[str]:
+        found = (await api.get(f"/profiles/{user}", key=org.sk)).data["audienceMemberships"]
+        return sorted(one["name"] for one in found)
+
+    assert await memberships("u") == sorted(f"with {name}" for name in traits)
+    assert await memberships("v") == ["told"]
+    await api.patch("/profiles/u", {"traits": {"plan": "free", "ltv": None}}, key=org.sk)
+    assert await memberships("u") == ["not yet", "with beta tester", "with email", "with ü.x"]
+
+
 async def test_an_event_makes_a_person(api: Api, org: Org, make: Make) -> None:
     """Anonymous first: whoever is named by an event is a person from then on."""
     await make.events(org, {"eventType": "e", "anonymousId": "anon"}, {"eventType": "e", "userId": "known"})

@@ -9,16 +9,18 @@
               only what came before the cut
     aliases   the names that led there go. Had some not been known at the cut (a takeover under way, or more than
               ALIASES_MAX of them), the rooms erase under those as well
-    anew      indexes and their snapshots are made anew from the tables: they remember names of people who are gone
     wire      a push that was decided before the device was gone writes the name into the ledger when it is answered; so
               the ledger forgets once more when no chunk is at work any more, or LINGER_S after the cut
+    anew      indexes and their snapshots are made anew from the tables: they remember names of people who are gone
     complete  the sealed names are dropped
 
 The request's own call does the first two, if the stores keep up; else, and after a crash, the job does (jobs.py). Asked
-for again while it runs, it begins again at its end; asked for after that, at once. Each
-step may be repeated. What a crash leaves: a row with the names sealed under its org's data key, and a step that is done
-again. What comes by the same name between the cut and the end of the rooms' work is somebody new; of that, events and
-the profile stay. A room that cannot tell old from new (a device has one row) takes what it finds.
+for again while it runs, it begins again at its end; asked for after that, at once. Each step may be repeated. What a
+crash leaves: a row with the names sealed under its org's data key, and a step that is done again.
+
+What comes by the same name between the cut and the end of the rooms' work is somebody new; of that, events and the
+profile stay. A room that cannot tell old from new (a device has one row) takes what it finds. Events are told apart by
+the time of their receipt, so the clocks of the machines that run the API must agree.
 
 What cannot be rewritten is short-lived: the log and the outcomes on it for 72 hours, what a consumer gave up for 30
 days, answers kept for an idempotency key for a day, PostgreSQL's own dead rows until the next vacuum. A database that
@@ -147,8 +149,6 @@ async def cut(kernel: Kernel, deletion: Deletion) -> Deletion:
 async def erase(kernel: Kernel, deletion: Deletion) -> float | None:
     """Go on with a request: None when it is complete, else how many seconds to wait before the next try. May raise what
     a room raises; whatever was done stays done."""
-    if _Bound.make_anew is None:
-        raise RuntimeError("nobody has said which rooms there are")
     if deletion.position is None or deletion.cut_at is None:
         deletion = await cut(kernel, deletion)
     if not await profiles.wait(kernel, deletion.position or 0):
@@ -163,7 +163,6 @@ async def erase(kernel: Kernel, deletion: Deletion) -> float | None:
                 deletion = await store.room_done(kernel.db, deletion, room, sum(n or 0 for n in rows))
         left = await _drop_aliases(kernel, deletion, names)
         if left is None:
-            await _Bound.make_anew(kernel, deletion.org, deletion.project)
             return await _end(kernel, deletion, names)
         deletion = left
     raise RuntimeError("this person's names do not come to an end")
@@ -194,10 +193,13 @@ async def _end(kernel: Kernel, deletion: Deletion, names: Names) -> float | None
         return WIRE_S
     for name in names.known:
         await ledger.forget(kernel, org, project, name)
+    if _Bound.make_anew is None:
+        raise RuntimeError("nobody has said which rooms there are")
+    await _Bound.make_anew(kernel, org, project)
+    sealed = await _seal(kernel, org, deletion.hash, _asked(names.asked))
     async with kernel.db.transaction() as connection:
         completed = await store.complete(connection, deletion)
         if completed.again:
-            sealed = await _seal(kernel, org, deletion.hash, _asked(names.asked))
             await store.begin_again(connection, completed, sealed, 0.0)
     return None
 

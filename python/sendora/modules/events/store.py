@@ -26,8 +26,9 @@ KEY_BYTES: Final = 32
 PAGE_ROWS: Final = 500
 """Events of one page of an export; each is at most 256 KB, and a few hundred bytes as a rule."""
 
-ERASE_MONTH_S: Final = 3_600.0
-"""A month of a hundred million events is read within minutes."""
+MONTH_S: Final = 3_600.0
+"""For a statement that reads a whole month: a hundred million events take minutes. Without a number of its own it would
+have that of a request."""
 
 Count = tuple[bytes, bytes, int, int, int, int]
 """(org, project, accepted, stored, duplicate, bad), as `EventBatch.counts` gives them."""
@@ -99,8 +100,8 @@ async def forget_bad(db: Database, days: int, rows_max: int) -> int:
 
 async def roll_up(connection: Connection, low: UUID, high: UUID) -> None:
     """The events with keys in [low, high) into days; whoever calls takes them away in the same transaction."""
-    await connection.execute(SQL.roll_up, low, high, timeout=None)
-    await connection.execute(SQL.cut_month, low, high, timeout=None)
+    await connection.execute(SQL.roll_up, low, high, timeout=MONTH_S)
+    await connection.execute(SQL.cut_month, low, high, timeout=MONTH_S)
 
 
 async def erase_month(
@@ -109,9 +110,7 @@ async def erase_month(
     """These persons' events of a month, received by then; how many. In a transaction of its own."""
     await connection.execute(SQL.unhurried)
     low, high = key_range(month)
-    done = await connection.execute(
-        SQL.erase_person, org, project, list(persons), low, high, until, timeout=ERASE_MONTH_S
-    )
+    done = await connection.execute(SQL.erase_person, org, project, list(persons), low, high, until, timeout=MONTH_S)
     return int(done.rpartition(" ")[2])
 
 
