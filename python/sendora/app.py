@@ -30,9 +30,17 @@ from sendora.kernel.jobs import JobRunner
 from sendora.kernel.life import open_kernel, run_services
 from sendora.kernel.limits import Idempotency
 from sendora.kernel.module import Job, Module
-from sendora.modules import audiences, events, orgs, profiles, push
+from sendora.modules import audiences, consent, data_io, events, orgs, profiles, push
 
-MODULES: Final[Sequence[Module]] = (orgs.module, profiles.module, events.module, audiences.module, push.module)
+MODULES: Final[Sequence[Module]] = (
+    orgs.module,
+    profiles.module,
+    consent.module,
+    events.module,
+    audiences.module,
+    push.module,
+    data_io.module,
+)
 
 CHANNELS: Final[dict[str, Channel]] = {
     module.channel.name: module.channel for module in MODULES if module.channel is not None
@@ -44,7 +52,17 @@ SWEEP: Final = Job(name="idempotency.sweep", every_s=600.0, run=lambda kernel: I
 
 def bind() -> None:
     """What rooms want of rooms above them."""
-    profiles.bind(memberships=audiences.memberships_of, members=audiences.members_of, why_not=push.why_not)
+    profiles.bind(
+        memberships=audiences.memberships_of,
+        members=audiences.members_of,
+        why_not=push.why_not,
+        left=consent.left,
+    )
+    consent.bind(
+        [(room.name, room.erase) for room in reversed(MODULES) if room.erase is not None and room.name != "profiles"],
+        events.make_anew,
+    )
+    data_io.bind(MODULES)
     audiences.bind(push.reach)
 
 

@@ -1,5 +1,7 @@
 """One person in the ledger: told page by page, and forgotten row by row while the sends go on balancing."""
 
+from typing import Any
+
 import pytest
 from tests.delivery import provider as behaves
 from tests.delivery.channel import NAME
@@ -40,6 +42,50 @@ async def test_a_person_is_told_and_forgotten(floor: Floor, monkeypatch: pytest.
     assert await people.forget(floor.kernel, floor.org, ours, "ada") == 0
     balances = [await floor.balance(send) for send in ada]
     assert [(said.targeted, said.accepted, said.open) for said in balances] == [(1, 1, 0), (1, 1, 0), (3, 3, 0)]
+
+
+@pytest.mark.rule("B069")
+async def test_what_a_send_itself_says_of_a_person(floor: Floor) -> None:
+    """Names in the target of a send that was never planned, and the words of one that was for this person alone; what
+    others got too, what is for an audience, and what still runs stays as it is."""
+    alone = await floor.submit([recipient(behaves.OK) for _ in range(2)], content={"person": "ada"})
+    bobs = await floor.submit([recipient(behaves.OK)], content={"person": "bob"})
+    broadcast = await floor.submit([recipient(behaves.OK)], content={"person": "ada"})
+    both = await floor.submit([recipient(behaves.OK)], content={"person": "ada"})
+    async with serving(floor.planner(), floor.dispatcher(), floor.accountant()):
+        for send in (alone, bobs, broadcast, both):
+            await floor.closed(send)
+    waiting = [await floor.submit([recipient(behaves.OK)], content={"person": "ada"}) for _ in range(3)]
+    named = [["ada", "bob"], ["ada"], ["bob"]]
+
+    async def says(send: Any, column: str) -> Any:
+        return await floor.db.fetchval(f"SELECT {column} FROM sends WHERE id = $1", send.id)
+
+    async def aims(send: Any, target: dict[str, Any]) -> None:
+        await floor.db.execute("UPDATE sends SET target = $2 WHERE id = $1", send.id, target)
+
+    for send in (alone, bobs, both):
+        await aims(send, {"userIds": []})
+    await aims(broadcast, {"audienceId": "x"})
+    for send, names in zip(waiting, named, strict=True):
+        await aims(send, {"userIds": names})
+    await floor.db.execute(
+        "INSERT INTO deliveries"
+        " (org_id, send_id, shard, seq, position, recipient, user_id, state, attempt, repeated, at)"
+        " VALUES ($1, $2, 0, 99, 0, gen_random_uuid(), 'bob', 'accepted', 1, false, now())",
+        floor.org,
+        both.id,
+    )
+    for _ in range(2):
+        await people.forget_target(floor.kernel, floor.org, floor.project, NAME, "userIds", ["ada"])
+        await people.forget_words(floor.kernel, floor.org, floor.project, NAME, "userIds", "ada")
+    assert [await says(send, "target") for send in waiting] == [
+        {"userIds": ["bob"]},
+        {"userIds": []},
+        {"userIds": ["bob"]},
+    ]
+    emptied = [await says(send, "content") == {} for send in (alone, bobs, broadcast, both, *waiting)]
+    assert emptied == [True, False, False, False, False, True, False]
 
 
 async def test_a_person_is_found_without_reading_the_ledger(floor: Floor) -> None:

@@ -2,7 +2,9 @@
 
 The ledger names a recipient by id, and beside it the person (the external id). An erasure takes the name; the rows
 stay, so that a send goes on balancing. It comes after the person's addresses are gone: what is decided from then on
-finds no name to write. What was decided before is on the wire for seconds, and is forgotten by the next call.
+finds no name to write. What was decided before is on the wire for seconds (`is_quiet`), and is forgotten by the next
+call. Before its plan a send names people in its target; and one that was for a single person tells of that person in
+its words.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -70,6 +72,29 @@ async def forget(kernel: Kernel, org: OrgId, project: ProjectId, person: str) ->
         forgotten += n
         if n < FORGET_MAX:
             return forgotten
+
+
+async def forget_target(
+    kernel: Kernel, org: OrgId, project: ProjectId, channel: str, named: str, values: Sequence[str]
+) -> int:
+    """Take the person out of the targets of sends that were not planned (scheduled, cancelled, failed before): planned
+    ones name nobody any more. `named` is the list of the channel's target, `values` what stands in it for the person.
+    How many sends had it."""
+    done = await kernel.db.execute(store.SQL.forget_target, org, project, channel, named, list(values))
+    return int(done.rpartition(" ")[2])
+
+
+async def forget_words(kernel: Kernel, org: OrgId, project: ProjectId, channel: str, named: str, person: str) -> int:
+    """Empty the content of sends that were for this person alone: what is said to one person is about that person.
+    Before `forget`, which takes the names that tell whose it was. How many sends that were."""
+    done = await kernel.db.execute(store.SQL.forget_words, org, project, channel, named, person)
+    return int(done.rpartition(" ")[2])
+
+
+async def is_quiet(kernel: Kernel, org: OrgId, project: ProjectId) -> bool:
+    """Whether no chunk of the project's sends is at work: then nobody holds a name that is not in the tables."""
+    quiet: bool = await kernel.db.fetchval(store.SQL.is_quiet, org, project)
+    return quiet
 
 
 async def recall(

@@ -409,6 +409,26 @@ WITH named AS (
 UPDATE deliveries d SET user_id = NULL FROM named n
  WHERE d.org_id = n.org_id AND d.send_id = n.send_id AND d.shard = n.shard AND d.seq = n.seq AND d.position = n.position;
 
+-- name: forget_target
+UPDATE sends SET target = jsonb_set(target, ARRAY[$4::text], (target -> $4::text) - $5::text[])
+ WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND planned_at IS NULL AND target -> $4::text ?| $5::text[];
+
+-- name: forget_words
+-- Sends that named people, are over, and have rows of nobody else. One that was never planned names nobody any more.
+UPDATE sends s SET content = '{}'
+ WHERE s.org_id = $1 AND s.project_id = $2 AND s.channel = $3 AND s.target ? $4 AND s.content <> '{}'
+   AND (s.closed_at IS NOT NULL AND s.planned_at IS NOT NULL
+        AND s.id IN (SELECT send_id FROM deliveries WHERE org_id = $1 AND user_id = $5)
+        AND NOT EXISTS (SELECT FROM deliveries o WHERE o.org_id = s.org_id AND o.send_id = s.id
+                           AND o.user_id IS DISTINCT FROM $5)
+        OR s.planned_at IS NULL AND s.target -> $4 = '[]');
+
+-- name: is_quiet
+-- An open chunk is not accounted either, which is what the index knows.
+SELECT NOT EXISTS (
+    SELECT FROM sends s JOIN chunks c ON c.org_id = s.org_id AND c.send_id = s.id
+     WHERE s.org_id = $1 AND s.project_id = $2 AND NOT c.accounted AND c.closed_at IS NULL AND c.claims > 0);
+
 -- name: recall_person
 SELECT d.send_id, d.shard, d.seq, d.position, s.channel, d.recipient, d.state, d.reason, d.variant, d.provider_id, d.attempt,
        d.repeated, d.at

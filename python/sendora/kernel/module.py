@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from sendora.kernel.life import Kernel, Service
 
     Handle = Callable[[Kernel, list[Message]], Awaitable[None]]
-    Erase = Callable[[Kernel, OrgId, ProjectId, str], Awaitable[None]]
+    Erase = Callable[[Kernel, OrgId, ProjectId, str], Awaitable[int | None]]
     Export = Callable[[Kernel, OrgId, ProjectId, str], AsyncIterator[dict[str, Any]]]
+    ExportAll = Callable[[Kernel, OrgId, ProjectId], AsyncIterator[dict[str, Any]]]
 
 
 class Consumer(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +69,9 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
     channel: Any = None
     """A `delivery.channel.Channel`; the kernel does not know delivery, so it cannot name the type."""
     erase: Erase | None = None
-    """Forgets one person (external id) in this room."""
+    """Forgets one person (external id) in this room, under every name that the person has had; how many rows went, or
+    None where nobody counts. It may be called again at any time, for a person whose profile has gone too."""
     export: Export | None = None
     """Tells what this room knows of one person."""
+    export_all: ExportAll | None = None
+    """The same of everybody in a project, in pages; a room without it is asked person by person."""

@@ -337,7 +337,7 @@ async def test_a_send_sees_what_was_said_before_it(
         assert worker.metrics.value("audience_evaluations", purpose="send", engine="rows") == 0
 
 
-@pytest.mark.rule("B070")
+@pytest.mark.rule("B069")
 async def test_erased_events_are_in_no_index(api: Api, kernel: Kernel, org: Org, make: Make, tmp_path: Path) -> None:
     """F-I9: neither in the index that is held, nor in an old snapshot."""
     folder = str(tmp_path / "indexes")
@@ -364,6 +364,31 @@ async def test_erased_events_are_in_no_index(api: Api, kernel: Kernel, org: Org,
     async with homes(second):
         await eventually(lambda: says(second))
     assert second.metrics.value("audience_index_loads", change="postgres") == 1
+
+
+@pytest.mark.rule("B069")
+async def test_snapshots_that_nobody_holds_forget_too(
+    api: Api, kernel: Kernel, org: Org, make: Make, tmp_path: Path
+) -> None:
+    """A worker that has held an index once may never hold it again: what it has kept of it goes all the same, and what
+    is still true stays."""
+    first, second = (with_index(kernel, snapshot_dir=str(tmp_path / "indexes")) for _ in range(2))
+    other = await make.org()
+    for one in (org, other):
+        await make.profile(one, "anna")
+
+    async def told(one: Org) -> bool:
+        return await indexed(first, one, RULES[0]) == ["anna"]
+
+    async with homes(first):
+        for one in (org, other):
+            await eventually(lambda one=one: told(one))
+    assert len(list((tmp_path / "indexes").glob("*.index"))) == 2
+    await events.make_anew(kernel, org.id, org.project)
+    async with homes(second):
+        await eventually(lambda: len(list((tmp_path / "indexes").glob("*.index"))) == 1)
+    (kept,) = (tmp_path / "indexes").glob("*.index")
+    assert kept.name.startswith(other.project.hex)
 
 
 async def test_rolled_up_months_count_as_before(

@@ -138,7 +138,7 @@ async def test_a_roll_up_and_the_storer_at_once(store: Store) -> None:
     assert sum(day[3] for day in await store.days()) == 9
 
 
-@pytest.mark.rule("B070")
+@pytest.mark.rule("B069")
 async def test_days_are_erased_and_told(store: Store) -> None:
     await store.eat(
         {"userId": "anna", "timestamp": f"{OLD}1T10:00:00Z"}, {"userId": "bert", "timestamp": f"{OLD}1T10:00:00Z"}

@@ -19,8 +19,9 @@ from sendora.kernel.ids import profile_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Database, migrate
 from sendora.kernel.pg.positions import lock_position
-from sendora.modules import profiles
+from sendora.modules import orgs, profiles
 from sendora.modules.profiles import service
+from sendora.modules.profiles.bound import Bound
 from sendora.modules.profiles.consumers import write_profiles
 
 FIELDS = {
@@ -91,6 +92,33 @@ async def test_identify_merges(api: Api, org: Org) -> None:
     assert (await api.get("/profiles", key=org.sk)).pagination["total"] == 1
 
 
+@pytest.mark.rule("B061", "B063", "C29")
+async def test_any_trait_makes_an_audience(api: Api, org: Org, make: Make) -> None:
+    """B061: whatever the key and the kind of its value; B063: the profile names the audiences that the person is in
+    now; C29: the trait `email` is read before the address that identify was told."""
+    traits = {"plan": "pro", "ltv": 234.5, "beta tester": True, "ü.x": "ä", "email": "trait@example.com"}
+    await make.profile(org, "u", email="user@example.com", traits=traits)
+    await make.profile(org, "v", email="user@example.com")
+
+    async def audience(name: str, trait: str, value: Any) -> None:
+        rules = {"all": [{"trait": trait, "op": "eq", "value": value}]}
+        assert (await api.post("/audiences", {"name": name, "rules": rules}, key=org.sk)).status == 201
+
+    for name, value in traits.items():
+        await audience(f"with {name}", name, value)
+    await audience("not yet", "plan", "free")
+    await audience("told", "email", "user@example.com")
+
+    async def memberships(user: str) -> list[str]:
+        found = (await api.get(f"/profiles/{user}", key=org.sk)).data["audienceMemberships"]
+        return sorted(one["name"] for one in found)
+
+    assert await memberships("u") == sorted(f"with {name}" for name in traits)
+    assert await memberships("v") == ["told"]
+    await api.patch("/profiles/u", {"traits": {"plan": "free", "ltv": None}}, key=org.sk)
+    assert await memberships("u") == ["not yet", "with beta tester", "with email", "with ü.x"]
+
+
 async def test_an_event_makes_a_person(api: Api, org: Org, make: Make) -> None:
     """Anonymous first: whoever is named by an event is a person from then on."""
     await make.events(org, {"eventType": "e", "anonymousId": "anon"}, {"eventType": "e", "userId": "known"})
@@ -98,6 +126,41 @@ async def test_an_event_makes_a_person(api: Api, org: Org, make: Make) -> None:
     await api.get("/profiles/x", key=org.sk, after=said.position)
     listed = await api.get("/profiles", key=org.sk)
     assert [row["externalId"] for row in listed.data] == ["anon", "known", "x"]
+
+
+@pytest.mark.rule("B058")
+async def test_a_person_is_of_one_project(api: Api, org: Org, make: Make, kernel: Kernel) -> None:
+    """B058: org, project and externalId name a profile; the same name in another project is another person."""
+    project = await orgs.create_project(kernel.db, org.id, "other")
+    other = await make.key(org, project=project)
+    here = await make.profile(org, "u", traits={"a": 1})
+    said = await api.post("/identify", {"userId": "u", "traits": {"b": 2}}, key=other)
+    there = (await api.get("/profiles/u", key=other, after=said.position)).data
+    assert (here["traits"], there["traits"]) == ({"a": 1}, {"b": 2})
+    assert here["id"] != there["id"]
+    assert (await api.get(f"/profiles/{there['id']}", key=org.sk)).code == "NOT_FOUND"
+    again = await make.profile(org, "u", traits={"c": 3})
+    assert (again["id"], again["traits"]) == (here["id"], {"a": 1, "c": 3}), "upserted"
+
+
+@pytest.mark.rule("B268")
+async def test_nobody_is_stitched_together(api: Api, org: Org, make: Make) -> None:
+    """B268: whatever two people have in common (an address, a device, a session, a place, a phone), they stay two as
+    long as nobody says that they are one."""
+    same: dict[str, Any] = {"email": "same@example.com", "locale": "de-AT", "timezone": "Europe/Vienna"}
+    for name in ("one", "two"):
+        await make.profile(org, name, traits={"phone": "+43 1 23456", "fingerprint": "f"}, **same)
+        await make.events(
+            org,
+            {"eventType": "e", "userId": name, "deviceId": "d", "sessionId": "s"},
+            {"eventType": "e", "anonymousId": f"anon-{name}", "deviceId": "d", "sessionId": "s"},
+        )
+        await make.token(org, "ok-shared", userId=name)
+    said = await api.post("/events", {"eventType": "e", "module": "m", "userId": "one"}, key=org.pk)
+    await api.get("/profiles/one", key=org.sk, after=said.position)
+    listed = await api.get("/profiles", key=org.sk)
+    assert [row["externalId"] for row in listed.data] == ["anon-one", "anon-two", "one", "two"]
+    assert len({row["id"] for row in listed.data}) == 4
 
 
 @pytest.mark.rule("B060", "B065", "B066", "C69")
@@ -250,8 +313,8 @@ async def test_listing(api: Api, org: Org, make: Make) -> None:
 
 async def test_what_the_audiences_give(api: Api, org: Org, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """B063: memberships come from the room above, which the composition root binds; without it the filter is a 400."""
-    monkeypatch.setattr(service._Bound, "memberships", None)
-    monkeypatch.setattr(service._Bound, "members", None)
+    monkeypatch.setattr(Bound, "memberships", None)
+    monkeypatch.setattr(Bound, "members", None)
     await make.profile(org, "a")
     await make.profile(org, "b")
     audience = uuid4()

@@ -18,6 +18,7 @@ import asyncio
 import os
 import random
 import socket
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -34,8 +35,8 @@ from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, ProjectId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Lease, is_away
-from sendora.modules import events, profiles
-from sendora.modules.audiences import store
+from sendora.modules import consent, events, profiles
+from sendora.modules.audiences import snapshots, store
 from sendora.modules.audiences.held import MEGABYTE, NOT_READY, Held, Slot, TooLarge
 from sendora.modules.audiences.model import Fetch, Question
 
@@ -215,6 +216,9 @@ class Home:
             if not frames:
                 raise bus.Missing(f"nothing follows {above}")
             skips = await store.skips(self._kernel.db, above, frames[-1].position)
+            tombstones = await consent.erased_behind(self._kernel, self._kernel.db, above + 1)
+            if tombstones is not None:
+                frames, skips = _without(frames, skips, tombstones)
             spoken = await asyncio.to_thread(_spoken, frames)
             for held, position in ready:
                 if position < frames[-1].position:
@@ -257,9 +261,10 @@ class Home:
             for held in list(self._held.values()):
                 if not await held.lease.renew():
                     await self._drop(held, "lost")
-        if self._held and (self._cuts_due or now - self._cuts_at >= CUTS_S):
+        if self._cuts_due or now - self._cuts_at >= CUTS_S:
             self._cuts_due, self._cuts_at = False, now
             await self._look_at_cuts()
+            await self._forget_others()
         await self._take(now)
         for slot, held in self._held.items():
             if now < self._load_after or len(self._loads) >= LOADS_MAX:
@@ -327,6 +332,19 @@ class Home:
             if held.index is not None and found.get(slot.project, 0) != held.cuts
         ]
         self._begin_anew(cut, "cut")
+
+    async def _forget_others(self) -> None:
+        """Snapshots of what is held elsewhere by now: nobody else would find out that people were erased since."""
+        if self._folder is None:
+            return
+        held = {(slot.project, slot.part, slot.parts) for slot in self._held}
+        kept = await asyncio.to_thread(snapshots.kept, self._folder)
+        others = [one for one in kept if (one.project, one.part, one.parts) not in held]
+        if others:
+            found = await store.cuts_of(self._kernel.db, {one.project for one in others})
+            for one in others:
+                if found.get(one.project, 0) != one.cuts:
+                    (self._folder / one.file).unlink(missing_ok=True)
 
     def _begin_anew(self, these: list[Held], why: str) -> None:
         """From Postgres; rows answer until it is done."""
@@ -396,6 +414,23 @@ class Home:
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 await event.wait()
+
+
+def _without(
+    frames: list[Message], skips: dict[int, list[int]], tombstones: consent.Tombstones
+) -> tuple[list[Message], dict[int, list[int]]]:
+    """As if those who were erased had never said anything; what was skipped is numbered anew."""
+    left, numbered = [], dict(skips)
+    for frame in frames:
+        remains = consent.strip(frame.data, frame.position, tombstones)
+        left.append(msgspec.structs.replace(frame, data=remains.data))
+        skipped = skips.get(frame.position, [])
+        if remains.gone and skipped:
+            gone = set(remains.gone)
+            numbered[frame.position] = [
+                ordinal - bisect_left(remains.gone, ordinal) for ordinal in skipped if ordinal not in gone
+            ]
+    return left, numbered
 
 
 def _spoken(frames: list[Message]) -> list[tuple[Message, set[bytes]]]:

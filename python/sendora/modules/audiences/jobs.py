@@ -22,7 +22,7 @@ async def classify(kernel: Kernel) -> None:
     it, so they are made anew; also where nothing has changed, because a run may have died before it came to that."""
     for org in await bound.opted_in(kernel):
         for project in await profiles.classify(kernel, org):
-            await events.cut(kernel, org, project)
+            await events.make_anew(kernel, org, project)
 
 
 JOBS: Final = (

@@ -68,6 +68,9 @@ SELECT position, ordinals FROM event_skips WHERE lane = 0 AND position > $1 AND 
 -- name: cuts
 SELECT project_id, cuts FROM event_cuts WHERE org_id = ANY($1::uuid[]) AND project_id = ANY($2::uuid[]);
 
+-- name: cuts_of
+SELECT project_id, cuts FROM event_cuts WHERE project_id = ANY($1::uuid[]);
+
 -- name: hold_events
 -- Before the snapshot is taken: as long as this is held, no month of events can become days behind its back.
 LOCK TABLE events IN ACCESS SHARE MODE;

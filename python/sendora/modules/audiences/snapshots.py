@@ -54,6 +54,11 @@ def sweep(folder: Path, wanted: Snapshot) -> None:
             path.unlink(missing_ok=True)
 
 
+def kept(folder: Path) -> list[Snapshot]:
+    """All that there are."""
+    return [found for path in folder.iterdir() if (found := read(path))] if folder.is_dir() else []
+
+
 def read(path: Path) -> Snapshot | None:
     named = _NAME.fullmatch(path.name)
     if named is None:

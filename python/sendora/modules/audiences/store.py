@@ -143,6 +143,12 @@ async def cuts(db: Database | Connection, projects: Iterable[tuple[OrgId, Projec
     return {ProjectId(row["project_id"]): row["cuts"] for row in rows}
 
 
+async def cuts_of(db: Database | Connection, projects: Iterable[ProjectId]) -> dict[ProjectId, int]:
+    """The same, for whoever does not know the orgs."""
+    rows = await db.fetch(SQL.cuts_of, list(projects))
+    return {ProjectId(row["project_id"]): row["cuts"] for row in rows}
+
+
 @asynccontextmanager
 async def snapshot(connection: Connection) -> AsyncIterator[None]:
     """One view of events, days and people for all that is read inside."""

@@ -5,8 +5,17 @@ from sendora.modules.events.consumers import STORER, WAKE, consumer
 from sendora.modules.events.jobs import JOBS
 from sendora.modules.events.model import WAKE_CUTS
 from sendora.modules.events.routes import HOT, ROUTES
-from sendora.modules.events.service import cut, erase, export
+from sendora.modules.events.service import erase, export, export_all, make_anew
 
-__all__ = ["STORER", "WAKE", "WAKE_CUTS", "cut", "module"]
+__all__ = ["STORER", "WAKE", "WAKE_CUTS", "make_anew", "module"]
 
-module = Module(name="events", routes=ROUTES, hot=HOT, consumers=(consumer,), jobs=JOBS, erase=erase, export=export)
+module = Module(
+    name="events",
+    routes=ROUTES,
+    hot=HOT,
+    consumers=(consumer,),
+    jobs=JOBS,
+    erase=erase,
+    export=export,
+    export_all=export_all,
+)

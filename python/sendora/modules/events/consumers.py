@@ -8,8 +8,9 @@ if it dies  nothing is stored, or all with the position: what is delivered again
 
 COPY cannot skip duplicates, so one query asks which keys are there; a violation all the same sends the rows through a
 temporary table. A row that Postgres refuses is found by halves and kept in `bad_rows` byte for byte; its neighbours are
-stored. So accepted = stored + duplicate + bad (F-I5, F-I7, C94), whatever is delivered how often. Whoever reads the log
-beside the storer and must count what it counts is told what it left out (`event_skips`).
+stored. So accepted = stored + duplicate + bad (F-I5, F-I7, C94), whatever is delivered how often. An event of somebody
+who was erased after it is met when the log is read again: it counts as a duplicate, of one that is there no more.
+Whoever reads the log beside the storer and must count what it counts is told what it left out (`event_skips`).
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from sendora.kernel.life import Kernel
 from sendora.kernel.module import Consumer
 from sendora.kernel.pg import Connection
 from sendora.kernel.pg.positions import advance_position, lock_position, unread
-from sendora.modules import orgs
+from sendora.modules import consent, orgs
 from sendora.modules.events import store
 
 STORER: Final = "events"
@@ -100,7 +101,7 @@ class _Storing:
     async def run(self) -> list[store.Count]:
         if len(self._batch):
             known = await store.known(self._connection, self._keys)
-            self._duplicates = sorted({*known, *self._batch.repeats()})
+            self._duplicates = sorted({*known, *self._batch.repeats(), *await self._erased()})
             await self._copy(0, len(self._batch))
         if self._duplicates or self._bad:
             await store.add_skips(self._connection, self._skips())
@@ -108,6 +109,18 @@ class _Storing:
         if counts:
             await store.add_counts(self._connection, orgs.month_of(self._kernel.clock.now()), counts)
         return counts
+
+    async def _erased(self) -> list[int]:
+        """Ordinals of what people said who were erased afterwards."""
+        tombstones = await consent.erased_behind(self._kernel, self._connection, self._frames[0].position)
+        if tombstones is None:
+            return []
+        begins = [0, *self._batch.ends()]
+        return [
+            begin + ordinal
+            for frame, begin in zip(self._frames, begins, strict=False)
+            for ordinal in consent.strip(frame.data, frame.position, tombstones).gone
+        ]
 
     async def _copy(self, low: int, high: int) -> None:
         """Store the ordinals in [low, high); what is refused is found by halves."""

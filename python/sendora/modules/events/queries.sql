@@ -89,16 +89,35 @@ ON CONFLICT (org_id, project_id) DO UPDATE SET cuts = c.cuts + 1;
 INSERT INTO event_cuts AS c (org_id, project_id, cuts) VALUES ($1, $2, 1)
 ON CONFLICT (org_id, project_id) DO UPDATE SET cuts = c.cuts + 1;
 
+-- name: unhurried
+-- Nothing leads to a person's events but the org's, month by month: in a large one that takes longer than a request may.
+SET LOCAL statement_timeout = 0;
+
 -- name: erase_person
-DELETE FROM events WHERE org_id = $1 AND project_id = $2 AND person = ANY($3::text[]);
+-- Of one month, by the range of its keys; $6 is the cut (NULL: everything).
+DELETE FROM events
+ WHERE org_id = $1 AND project_id = $2 AND person = ANY($3::text[]) AND key >= $4 AND key < $5
+   AND ($6::timestamptz IS NULL OR received_at <= $6);
+
+-- name: erase_bad
+-- A text of a record stands behind its length, and so do these names.
+DELETE FROM bad_rows
+ WHERE org_id = $1 AND project_id = $2 AND ($4::bigint IS NULL OR position <= $4)
+   AND EXISTS (SELECT FROM unnest($3::bytea[]) AS name WHERE position(name IN record) > 0);
 
 -- name: erase_days
 DELETE FROM event_days WHERE org_id = $1 AND project_id = $2 AND person = ANY($3::text[]);
 
 -- name: export_days
 SELECT event_type, person, day, count, first_at, last_at
-  FROM event_days WHERE org_id = $1 AND project_id = $2 AND person = ANY($3::text[]) ORDER BY day, event_type, person;
+  FROM event_days
+ WHERE org_id = $1 AND project_id = $2 AND ($3::text[] IS NULL OR person = ANY($3::text[]))
+   AND (event_type, person, day) > ($4, $5, $6)
+ ORDER BY event_type, person, day LIMIT $7;
 
--- name: export_person
+-- name: export_events
+-- A page, behind $4; $3 is whose (NULL: everybody's, and those of nobody).
 SELECT key, event_type, module, person, device_id, session_id, environment, occurred_at, received_at, event_id, properties
-  FROM events WHERE org_id = $1 AND project_id = $2 AND person = ANY($3::text[]) ORDER BY key;
+  FROM events
+ WHERE org_id = $1 AND project_id = $2 AND ($3::text[] IS NULL OR person = ANY($3::text[])) AND key > $4 AND key < $5
+ ORDER BY key LIMIT $6;

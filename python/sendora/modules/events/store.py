@@ -1,14 +1,15 @@
 """Rows of events, their counts, and what Postgres refused."""
 
+import struct
 from collections.abc import AsyncIterator, Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from sendora.kernel.bus import Position, position_text
 from sendora.kernel.clock import iso
 from sendora.kernel.ids import OrgId, ProjectId, new_id
-from sendora.kernel.pg import Connection, Database, copy_in, queries
+from sendora.kernel.pg import Connection, Database, copy_in, key_range, months, queries
 from sendora.modules.events.model import Accounting
 
 SQL: Final = queries(__file__)
@@ -21,6 +22,13 @@ COLUMNS: Final = (
 
 KEY_BYTES: Final = 32
 """An event's name in `EventBatch.keys`: 16 bytes of its org, 16 of its key."""
+
+PAGE_ROWS: Final = 500
+"""Events of one page of an export; each is at most 256 KB, and a few hundred bytes as a rule."""
+
+MONTH_S: Final = 3_600.0
+"""For a statement that reads a whole month: a hundred million events take minutes. Without a number of its own it would
+have that of a request."""
 
 Count = tuple[bytes, bytes, int, int, int, int]
 """(org, project, accepted, stored, duplicate, bad), as `EventBatch.counts` gives them."""
@@ -92,14 +100,28 @@ async def forget_bad(db: Database, days: int, rows_max: int) -> int:
 
 async def roll_up(connection: Connection, low: UUID, high: UUID) -> None:
     """The events with keys in [low, high) into days; whoever calls takes them away in the same transaction."""
-    await connection.execute(SQL.roll_up, low, high, timeout=None)
-    await connection.execute(SQL.cut_month, low, high, timeout=None)
+    await connection.execute(SQL.roll_up, low, high, timeout=MONTH_S)
+    await connection.execute(SQL.cut_month, low, high, timeout=MONTH_S)
 
 
-async def erase(connection: Connection, org: OrgId, project: ProjectId, persons: Sequence[str]) -> None:
-    await connection.execute(SQL.erase_person, org, project, list(persons))
-    await connection.execute(SQL.erase_days, org, project, list(persons))
-    await cut_project(connection, org, project)
+async def erase_month(
+    connection: Connection, org: OrgId, project: ProjectId, persons: Sequence[str], month: int, until: datetime | None
+) -> int:
+    """These persons' events of a month, received by then; how many. In a transaction of its own."""
+    await connection.execute(SQL.unhurried)
+    low, high = key_range(month)
+    done = await connection.execute(SQL.erase_person, org, project, list(persons), low, high, until, timeout=MONTH_S)
+    return int(done.rpartition(" ")[2])
+
+
+async def erase_rest(
+    connection: Connection, org: OrgId, project: ProjectId, persons: Sequence[str], through: int | None
+) -> int:
+    """Their days, and what was refused of them up to this place in the log; how many."""
+    days = await connection.execute(SQL.erase_days, org, project, list(persons))
+    named = [struct.pack("<H", len(name)) + name for name in (person.encode() for person in persons)]
+    bad = await connection.execute(SQL.erase_bad, org, project, named, through)
+    return sum(int(done.rpartition(" ")[2]) for done in (days, bad))
 
 
 async def cut_project(db: Database | Connection, org: OrgId, project: ProjectId) -> None:
@@ -108,28 +130,39 @@ async def cut_project(db: Database | Connection, org: OrgId, project: ProjectId)
 
 
 async def export(
-    connection: Connection, org: OrgId, project: ProjectId, persons: Sequence[str]
+    db: Database, org: OrgId, project: ProjectId, persons: Sequence[str] | None
 ) -> AsyncIterator[dict[str, Any]]:
-    """Read through a cursor: a person may have any number of events. Needs a transaction."""
-    async for row in connection.cursor(SQL.export_person, org, project, list(persons), prefetch=500):
-        yield {
-            "eventType": row["event_type"],
-            "module": row["module"],
-            "person": row["person"],
-            "deviceId": row["device_id"],
-            "sessionId": row["session_id"],
-            "environment": row["environment"],
-            "timestamp": iso(row["occurred_at"]),
-            "receivedAt": iso(row["received_at"]),
-            "eventId": row["event_id"],
-            "properties": row["properties"],
-        }
-    async for row in connection.cursor(SQL.export_days, org, project, list(persons), prefetch=500):
-        yield {
-            "eventType": row["event_type"],
-            "person": row["person"],
-            "day": row["day"].isoformat(),
-            "count": row["count"],
-            "firstAt": iso(row["first_at"]),
-            "lastAt": iso(row["last_at"]),
-        }
+    """Events of these persons (None: of everybody), the oldest first, then what was rolled up. In pages, so that
+    nothing is held open while whoever reads them is slow."""
+    whose = None if persons is None else list(persons)
+    for month in await months(db, "events"):
+        low, high = key_range(month)
+        # Below every key of the month there is no key of it.
+        after = UUID(int=low.int - 1)
+        while rows := await db.fetch(SQL.export_events, org, project, whose, after, high, PAGE_ROWS):
+            for row in rows:
+                yield {
+                    "eventType": row["event_type"],
+                    "module": row["module"],
+                    "person": row["person"],
+                    "deviceId": row["device_id"],
+                    "sessionId": row["session_id"],
+                    "environment": row["environment"],
+                    "timestamp": iso(row["occurred_at"]),
+                    "receivedAt": iso(row["received_at"]),
+                    "eventId": row["event_id"],
+                    "properties": row["properties"],
+                }
+            after = rows[-1]["key"]
+    last: tuple[str, str, date] = ("", "", date.min)
+    while rows := await db.fetch(SQL.export_days, org, project, whose, *last, PAGE_ROWS):
+        for row in rows:
+            yield {
+                "eventType": row["event_type"],
+                "person": row["person"],
+                "day": row["day"].isoformat(),
+                "count": row["count"],
+                "firstAt": iso(row["first_at"]),
+                "lastAt": iso(row["last_at"]),
+            }
+        last = (rows[-1]["event_type"], rows[-1]["person"], rows[-1]["day"])

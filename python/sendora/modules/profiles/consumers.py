@@ -7,7 +7,8 @@ acks when   the rows and the position are committed, in one transaction
 if it dies  nothing is written, or all with the position: what is delivered again is seen to be old
 
 One writer, so that identify, PATCH, DELETE and takeover cannot race: they happen in the order of the log. Whoever must
-see a change waits for its position (`service.wait`).
+see a change waits for its position (`service.wait`). What people had said who were erased since is passed over when the
+log is read again (`Bound.left`).
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from sendora.kernel.module import Consumer
 from sendora.kernel.pg import Connection
 from sendora.kernel.pg.positions import advance_position, lock_position, unread
 from sendora.modules.profiles import store
+from sendora.modules.profiles.bound import Bound
 from sendora.modules.profiles.model import takeovers
 
 READER: Final = "profiles"
@@ -37,7 +39,10 @@ async def write_profiles(kernel: Kernel, messages: list[Message]) -> None:
         fresh = unread(messages, position)
         if not fresh:
             return
-        people, data = await asyncio.to_thread(_digest, [message.data for message in fresh])
+        frames = [message.data for message in fresh]
+        if Bound.left is not None:
+            frames = list(await Bound.left(kernel, connection, fresh))
+        people, data = await asyncio.to_thread(_digest, frames)
         written = await _write(kernel, connection, people, data) if people else 0
         await advance_position(connection, READER, fresh[-1].position)
     kernel.metrics.count("profiles_written", written)

@@ -45,13 +45,28 @@ SELECT p.id, p.external_id, p.email, p.traits, p.locale, p.timezone, p.lifecycle
  ORDER BY n.place;
 
 -- name: names_of
--- A person and everybody whom the person has taken over.
+-- People and everybody whom they have taken over: $5 only those who were there before that instant (NULL: all).
 WITH RECURSIVE names AS (
-    SELECT $3::text AS name
+    SELECT unnest($3::text[]) AS name
     UNION
     SELECT p.external_id
-      FROM names n JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = n.name)
+      FROM names n JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = n.name
+       AND ($5::timestamptz IS NULL OR p.created_at <= $5))
 SELECT name FROM names LIMIT $4;
+
+-- name: count_named
+SELECT count(*) FROM profiles WHERE org_id = $1 AND project_id = $2 AND external_id = ANY($3::text[]);
+
+-- name: aliases_among
+SELECT external_id FROM profiles
+ WHERE org_id = $1 AND project_id = $2 AND external_id = ANY($3::text[]) AND merged_into IS NOT NULL AND created_at <= $4;
+
+-- name: people_behind
+-- A page of people by their names, for whoever walks over all of them.
+SELECT id, external_id, email, traits, locale, timezone, lifecycle, created_at, last_seen_at
+  FROM profiles
+ WHERE org_id = $1 AND project_id = $2 AND external_id > $3 AND merged_into IS NULL
+ ORDER BY external_id LIMIT $4;
 
 -- name: by_index
 -- For this transaction: plan each statement for the tables as they are now (a plan made for an empty table costs minutes

@@ -1,6 +1,6 @@
 """Changing a person, which is always a record in the log, and waiting until it can be seen."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from sendora import _core
@@ -14,6 +14,7 @@ from sendora.kernel.pg.positions import wait_for
 from sendora.kernel.wire import UNSET, Listed, Page, encode
 from sendora.modules import orgs
 from sendora.modules.profiles import store
+from sendora.modules.profiles.bound import Bound
 from sendora.modules.profiles.consumers import READER
 from sendora.modules.profiles.model import Person, ProfilePatch, WhyNot, refusal, stage_of
 
@@ -23,31 +24,8 @@ BITE_MAX: Final = 1_000
 WAIT_S: Final = 5.0
 """C94: how long a change, or a read `after` one, waits for the profile store."""
 
-Memberships = Callable[[Kernel, OrgId, ProjectId, str], Awaitable[Sequence[Any]]]
-"""The audiences that a person is in now."""
-
-Members = Callable[[Kernel, OrgId, ProjectId, AudienceId, Page], Awaitable[Listed[str]]]
-"""A page of an audience's external ids, in their order; raises NotFound."""
-
-WhyNots = Callable[[Kernel, OrgId, ProjectId, Person, SendId | None, AudienceId | None], Awaitable[WhyNot]]
-"""Why a person did not get a send, or is not in an audience: exactly one of the two; raises NotFound."""
-
-
-class _Bound:
-    """What a room above gives to this one, which cannot import it."""
-
-    memberships: Memberships | None = None
-    members: Members | None = None
-    why_not: WhyNots | None = None
-
-
-def bind(
-    *, memberships: Memberships | None = None, members: Members | None = None, why_not: WhyNots | None = None
-) -> None:
-    """Called by the composition root, once, before anything is served."""
-    _Bound.memberships = memberships
-    _Bound.members = members
-    _Bound.why_not = why_not
+PEOPLE_MAX: Final = 500
+"""People of one page of an export: a megabyte, or some more."""
 
 
 async def wait(kernel: Kernel, position: int, timeout_s: float = WAIT_S) -> bool:
@@ -64,19 +42,19 @@ async def find(kernel: Kernel, org: OrgId, project: ProjectId, named: str) -> Pe
 
 
 async def memberships_of(kernel: Kernel, org: OrgId, project: ProjectId, person: Person) -> list[Any]:
-    if _Bound.memberships is None:
+    if Bound.memberships is None:
         return []
-    return list(await _Bound.memberships(kernel, org, project, person.external_id))
+    return list(await Bound.memberships(kernel, org, project, person.external_id))
 
 
 async def why_not(
     kernel: Kernel, org: OrgId, project: ProjectId, named: str, send: SendId | None, audience: AudienceId | None
 ) -> WhyNot:
     """Raises NotFound for a person, a send or an audience that is missing."""
-    if _Bound.why_not is None:
+    if Bound.why_not is None:
         raise ValidationFailed({"sendId": ["Not supported"]})
     person = await find(kernel, org, project, named)
-    return await _Bound.why_not(kernel, org, project, person, send, audience)
+    return await Bound.why_not(kernel, org, project, person, send, audience)
 
 
 async def list_people(
@@ -91,11 +69,11 @@ async def list_people(
 ) -> Listed[Person]:
     if audience is None:
         return await store.list_people(kernel.db, org, project, external_id, email, page)
-    if _Bound.members is None:
+    if Bound.members is None:
         raise ValidationFailed({"audienceId": ["Not supported"]})
     if external_id is not None or email is not None:
         raise ValidationFailed({"audienceId": ["Cannot be combined with externalId or email"]})
-    members = await _Bound.members(kernel, org, project, audience, page)
+    members = await Bound.members(kernel, org, project, audience, page)
     return Listed(await store.people_named(kernel.db, org, project, members.rows), members.total)
 
 
@@ -123,7 +101,8 @@ async def change(
 async def delete(kernel: Kernel, principal: Principal, named: str) -> tuple[Person, Position]:
     """DELETE by way of the log (B070, C94): the person goes, and everybody whom the person has taken over."""
     person = await find(kernel, principal.org, principal.project, named)
-    position = await _append_deletion(kernel, principal.org, principal.project, person.external_id)
+    names = await store.names_of(kernel.db, principal.org, principal.project, person.external_id)
+    position = await append_deletion(kernel, principal.org, principal.project, names)
     # From here on the deletion stands, whether or not it is seen in time.
     named_by = orgs.person_hash(kernel.settings, principal.org, person.external_id)
     await orgs.audit(kernel.db, principal, "profile.deleted", f"person:{named_by}")
@@ -131,16 +110,45 @@ async def delete(kernel: Kernel, principal: Principal, named: str) -> tuple[Pers
     return person, position
 
 
-async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> None:
-    """Forget one person here. Rooms above go first: this one knows the person's other names."""
-    await _passed(kernel, await _append_deletion(kernel, org, project, external_id))
+async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> int:
+    """Forget one person here; how many profiles went. Rooms above go first: this one knows the person's other
+    names."""
+    names = await store.names_of(kernel.db, org, project, external_id)
+    known = await store.count_named(kernel.db, org, project, names)
+    await _passed(kernel, await append_deletion(kernel, org, project, names))
+    return known
+
+
+async def append_deletion(kernel: Kernel, org: OrgId, project: ProjectId, names: Sequence[str]) -> Position:
+    """The deletion of these names in the log, all at one position: whatever stands behind it is somebody new. Nobody
+    waits until the store has passed it."""
+    at_ms = millis(kernel.clock.now())
+    records = [_core.profile_record(org.bytes, project.bytes, name, at_ms, delete=True) for name in names]
+    return await kernel.bus.append(b"".join(records), len(records))
 
 
 async def export(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> AsyncIterator[dict[str, Any]]:
     person = await store.find(kernel.db, org, project, external_id)
-    if person is None:
-        return
-    yield {
+    if person is not None:
+        yield await _told(kernel, org, project, person)
+
+
+async def export_all(kernel: Kernel, org: OrgId, project: ProjectId) -> AsyncIterator[dict[str, Any]]:
+    async for person in everybody(kernel, org, project):
+        yield await _told(kernel, org, project, person)
+
+
+async def everybody(kernel: Kernel, org: OrgId, project: ProjectId) -> AsyncIterator[Person]:
+    """All people of a project in the order of their names, page by page: nothing is held open between two pages."""
+    after = ""
+    while people := await store.people_behind(kernel.db, org, project, after, PEOPLE_MAX):
+        for person in people:
+            yield person
+        after = people[-1].external_id
+
+
+async def _told(kernel: Kernel, org: OrgId, project: ProjectId, person: Person) -> dict[str, Any]:
+    return {
         "id": str(person.id),
         "externalId": person.external_id,
         "formerly": (await store.names_of(kernel.db, org, project, person.external_id))[1:],
@@ -178,13 +186,6 @@ def _check(principal: Principal, patch: ProfilePatch) -> None:
     checked = _core.check_identify(body, principal.org.bytes, principal.project.bytes, principal.environment, 0)
     if (problem := refusal(checked.malformed, checked.too_large, checked.errors)) is not None:
         raise problem
-
-
-async def _append_deletion(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> Position:
-    names = await store.names_of(kernel.db, org, project, external_id)
-    at_ms = millis(kernel.clock.now())
-    records = [_core.profile_record(org.bytes, project.bytes, name, at_ms, delete=True) for name in names]
-    return await kernel.bus.append(b"".join(records), len(records))
 
 
 async def _passed(kernel: Kernel, position: Position) -> None:

@@ -33,8 +33,36 @@ async def find(db: Database | Connection, org: OrgId, project: ProjectId, named:
 
 async def names_of(db: Database | Connection, org: OrgId, project: ProjectId, external_id: str) -> list[str]:
     """The person's external id and those of everybody whom the person has taken over."""
-    rows = await db.fetch(SQL.names_of, org, project, external_id, ALIASES_MAX)
+    return await names_behind(db, org, project, [external_id])
+
+
+async def names_behind(
+    db: Database | Connection, org: OrgId, project: ProjectId, names: Sequence[str], *, before: datetime | None = None
+) -> list[str]:
+    """The names given and those of everybody who leads to one of them, ALIASES_MAX more at most; with `before`, only
+    who was there by then."""
+    rows = await db.fetch(SQL.names_of, org, project, list(names), len(names) + ALIASES_MAX, before)
     return [row["name"] for row in rows]
+
+
+async def count_named(db: Database | Connection, org: OrgId, project: ProjectId, names: Sequence[str]) -> int:
+    """How many of these have a profile."""
+    counted: int = await db.fetchval(SQL.count_named, org, project, list(names))
+    return counted
+
+
+async def aliases_among(
+    db: Database | Connection, org: OrgId, project: ProjectId, names: Sequence[str], before: datetime
+) -> list[str]:
+    """Those of these who were there by then and have been taken over."""
+    rows = await db.fetch(SQL.aliases_among, org, project, list(names), before)
+    return [row["external_id"] for row in rows]
+
+
+async def people_behind(
+    db: Database | Connection, org: OrgId, project: ProjectId, external_id: str, limit: int
+) -> list[Person]:
+    return [_person(row) for row in await db.fetch(SQL.people_behind, org, project, external_id, limit)]
 
 
 async def list_people(

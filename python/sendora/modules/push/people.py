@@ -1,7 +1,7 @@
 """One person in this room: devices, what they were sent, and what was opened on them."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -12,15 +12,25 @@ from sendora.modules import profiles
 from sendora.modules.push.channel import NAME
 from sendora.modules.push.store import feedback, tokens
 
+USER_IDS: Final = "userIds"
+TOKENS: Final = "tokens"
+"""What `Target` calls its lists in `sends.target`."""
 
-async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> None:
-    """Before the profile goes: it is what knows the person's other names. Devices first, so that what is decided
-    meanwhile finds no name; then the ledger keeps recipients by their id alone."""
+
+async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> int:
+    """Devices first, so that what is decided meanwhile finds no name; then the targets of sends that wait, the words of
+    sends to this person alone, and the ledger, which keeps recipients by their id. How many devices and rows."""
+    gone = 0
     for name in await profiles.names_of(kernel.db, org, project, external_id):
         async with kernel.db.transaction() as connection:
+            devices = await tokens.of_person(connection, org, project, name)
             forgotten = await tokens.forget(connection, org, project, name)
             await feedback.forget_opens(connection, org, forgotten)
-        await ledger.forget(kernel, org, project, name)
+        await ledger.forget_target(kernel, org, project, NAME, USER_IDS, [name])
+        await ledger.forget_target(kernel, org, project, NAME, TOKENS, [device.token for device in devices])
+        await ledger.forget_words(kernel, org, project, NAME, USER_IDS, name)
+        gone += len(forgotten) + await ledger.forget(kernel, org, project, name)
+    return gone
 
 
 async def export(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> AsyncIterator[dict[str, Any]]:

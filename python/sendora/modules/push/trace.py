@@ -1,8 +1,8 @@
 """Why a recipient was sent to, put off or left out: every step, told by the code that takes it (promise 4).
 
 What was decided stands in the ledger, and that counts. The steps are taken again, for the instant at which the outcome
-was recorded and with what had been sent by then, but on the device, the policies, the audience and the words as they are
-now: where they have changed since, `reproduced` is false, and the steps show what would be decided today.
+was recorded and with what had been sent by then, but on the device, the policies, the audience and the words as they
+are now: where they have changed since, `reproduced` is false, and the steps show what would be decided today.
 """
 
 from datetime import datetime
