@@ -133,7 +133,11 @@ METRICS: Final[dict[Name, Metric]] = {
     "plan_seconds": Metric("histogram", "From taking a send up to its last chunk.", (), SECONDS),
     "plan_late": Metric("counter", "Sends planned as of what was known, because a store lagged too far behind."),
     "dispatch_outcomes": Metric("counter", "Recipients by outcome and reason.", ("channel", "state", "reason")),
-    "dispatch_chunks": Metric("counter", "Chunks closed, or parked after too many owners.", ("result",)),
+    "dispatch_chunks": Metric(
+        "counter",
+        "Chunks closed, by how: sent to the end, stopped, late, or parked after too many owners.",
+        ("result",),
+    ),
     "dispatch_in_flight": Metric("gauge", "Recipients on the wire without a recorded outcome.", ("class",)),
     "dispatch_flush_rows": Metric("histogram", "Outcomes in one flush of the ledger.", (), ROWS),
     "dispatch_flush_seconds": Metric("histogram", "Time of one flush of the ledger.", (), SECONDS),
