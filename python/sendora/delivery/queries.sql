@@ -427,22 +427,72 @@ SELECT s.id AS send_id, coalesce(k.targeted, 0) AS targeted, c.state, c.n, c.rep
   LEFT JOIN LATERAL (SELECT state, sum(n)::bigint AS n, sum(repeated)::bigint AS repeated FROM send_counts
                       WHERE org_id = $1 AND send_id = s.id GROUP BY state) AS c ON true;
 
--- name: recipients
-WITH listed AS (
-    SELECT shard, seq, position, recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
-      FROM deliveries WHERE org_id = $1 AND send_id = $2 AND state <> 'deferred'
-    UNION ALL
-    SELECT c.shard, c.seq, (r.n - 1)::smallint, r.recipient, NULL, 'open', NULL, NULL, NULL, c.attempt, c.repeated, NULL
+-- name: folded
+-- What a closed send has come to: everything of it has been folded.
+SELECT state, nullif(reason, '') AS reason, nullif(variant, '') AS variant, sum(n)::bigint AS n
+  FROM send_counts WHERE org_id = $1 AND send_id = $2 GROUP BY state, reason, variant;
+
+-- name: ended
+-- A walk along the primary key, as far as the page.
+SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
+  FROM deliveries
+ WHERE org_id = $1 AND send_id = $2 AND state <> 'deferred'
+   AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR variant = $4)
+ ORDER BY shard, seq, position LIMIT $5 OFFSET $6;
+
+-- name: not_sent
+-- The same for those who are few where things go well: along `deliveries_not_sent`.
+SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
+  FROM deliveries
+ WHERE org_id = $1 AND send_id = $2 AND state IN ('rejected', 'suppressed', 'expired', 'unknown')
+   AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR variant = $4) AND ($5::text IS NULL OR coalesce(reason, 'unspecified') = $5)
+ ORDER BY state, shard, seq, position LIMIT $6 OFFSET $7;
+
+-- name: still_open
+SELECT r.recipient, NULL::text AS user_id, 'open' AS state, NULL::text AS reason, NULL::text AS variant,
+       NULL::text AS provider_id, c.attempt, c.repeated, NULL::timestamptz AS at
+  FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
+ WHERE c.org_id = $1 AND c.send_id = $2 AND c.closed_at IS NULL
+   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.org_id = c.org_id AND d.send_id = c.send_id AND d.shard = c.shard
+                      AND d.seq = c.seq AND d.position = r.n - 1 OFFSET 0)
+ ORDER BY c.shard, c.seq, r.n LIMIT $3 OFFSET $4;
+
+-- name: recipients_of
+-- Everything of one person in a send: under these names, and, where the ledger has no name, at these addresses. The names
+-- are looked up first: a person has been sent to a few hundred times, a send has a million rows.
+WITH placed AS MATERIALIZED (
+    SELECT c.shard, c.seq, (r.n - 1)::smallint AS position, r.recipient, c.attempt, c.repeated, c.closed_at IS NULL AS is_open
       FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
-     WHERE c.org_id = $1 AND c.send_id = $2 AND c.closed_at IS NULL AND coalesce($3::text, 'open') = 'open'
-       AND NOT EXISTS (SELECT FROM deliveries d WHERE d.org_id = c.org_id AND d.send_id = c.send_id
-                          AND d.shard = c.shard AND d.seq = c.seq AND d.position = r.n - 1)
+     WHERE c.org_id = $1 AND c.send_id = $2 AND c.recipients && $4::uuid[] AND r.recipient = ANY($4)
+), listed AS (
+    SELECT d.shard, d.seq, d.position, d.recipient, d.user_id, d.state, d.reason, d.variant, d.provider_id, d.attempt,
+           d.repeated, d.at
+      FROM (SELECT * FROM deliveries WHERE org_id = $1 AND user_id = ANY($3::text[]) OFFSET 0) AS d
+     WHERE d.send_id = $2
+    UNION ALL
+    SELECT p.shard, p.seq, p.position, p.recipient, d.user_id, d.state, d.reason, d.variant, d.provider_id, d.attempt,
+           d.repeated, d.at
+      FROM placed p CROSS JOIN LATERAL (
+          SELECT * FROM deliveries
+           WHERE org_id = $1 AND send_id = $2 AND shard = p.shard AND seq = p.seq AND position = p.position OFFSET 0) AS d
+     WHERE d.user_id IS NULL
+    UNION ALL
+    SELECT p.shard, p.seq, p.position, p.recipient, NULL, 'open', NULL, NULL, NULL, p.attempt, p.repeated, NULL
+      FROM placed p
+     WHERE p.is_open AND NOT EXISTS (
+         SELECT FROM deliveries d WHERE d.org_id = $1 AND d.send_id = $2 AND d.shard = p.shard AND d.seq = p.seq
+                                    AND d.position = p.position OFFSET 0)
 )
-SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at, count(*) OVER () AS total
+SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
   FROM listed
- WHERE ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR reason = $4) AND ($5::text IS NULL OR variant = $5)
-   AND ($6::text IS NULL OR user_id = $6)
- ORDER BY shard, seq, position LIMIT $7 OFFSET $8;
+ WHERE state <> 'deferred'
+   AND ($5::text IS NULL OR state = $5) AND ($6::text IS NULL OR coalesce(reason, 'unspecified') = $6)
+   AND ($7::text IS NULL OR variant = $7)
+ ORDER BY shard, seq, position LIMIT $8;
+
+-- name: sends_of
+SELECT s.* FROM unnest($2::uuid[]) WITH ORDINALITY AS k(id, n)
+ CROSS JOIN LATERAL (SELECT * FROM sends WHERE org_id = $1 AND id = k.id OFFSET 0) AS s ORDER BY k.n;
 
 -- name: stats
 SELECT c.state, sum(c.n)::bigint AS n, sum(c.repeated)::bigint AS repeated

@@ -93,6 +93,10 @@ async def find_send(db: Database | Connection, org: OrgId, send: SendId) -> Send
     return None if row is None else _send(row)
 
 
+async def sends_of(db: Database | Connection, org: OrgId, sends: Sequence[SendId]) -> list[Send]:
+    return [_send(row) for row in await db.fetch(SQL.sends_of, org, list(sends))]
+
+
 async def list_sends(
     db: Database | Connection,
     org: OrgId,
