@@ -1,7 +1,15 @@
-"""Push over HTTP: `tokens` (devices and opens, the hot ones), `sends`, `content` (templates, A/B tests), and `setup`
-(policies, credentials)."""
+"""Push over HTTP: `tokens` (devices and opens) and `receipts`, the hot ones; `sends`, `control` (pause, resume, stop,
+retry) and `recipients`; `content` (templates, A/B tests), and `setup` (policies, credentials)."""
 
-from sendora.modules.push.routes import content, sends, setup, tokens
+from sendora.modules.push.routes import content, control, receipts, recipients, sends, setup, tokens
 
-HOT = tokens.HOT
-ROUTES = (*tokens.ROUTES, *sends.ROUTES, *content.ROUTES, *setup.ROUTES)
+HOT = (*tokens.HOT, *receipts.HOT)
+ROUTES = (
+    *tokens.ROUTES,
+    *receipts.ROUTES,
+    *sends.ROUTES,
+    *control.ROUTES,
+    *recipients.ROUTES,
+    *content.ROUTES,
+    *setup.ROUTES,
+)
