@@ -234,6 +234,22 @@ async def test_a_stop_is_finished_by_whoever_is_left(floor: Floor, point: str, n
         assert times == 1 and ends[one][0] in ("accepted", "unknown")
 
 
+@pytest.mark.rule("C96")
+async def test_a_stop_that_was_half_done(floor: Floor) -> None:
+    """The worker dies between two chunks that it closes: what it has closed stays, the rest is closed by the next."""
+    who = people(*[behaves.OK] * 200)
+    send = await floor.submit(who)
+    await control.stop(floor.kernel, send.org, send.id)
+    async with serving(floor.planner()):
+        await planned(floor, send)
+    await crash("dispatch.mid_end", floor.dispatcher(), n=30)
+    assert 0 < (await floor.balance(send)).suppressed < 200
+    await floor.leases_run_out()
+    async with serving(floor.dispatcher(), floor.accountant()):
+        assert (await floor.closed(send)).reasons == {"suppressed": {"stopped": 200}}
+    assert len(await floor.states(send)) == 200
+
+
 # -- retry
 
 

@@ -387,6 +387,7 @@ class Flight:
             if not await store.held_shards(connection, desk.shards.holder, {self.chunk.shard: self._epoch}):
                 raise ShardLost(self.chunk.shard)
             await store.end_chunk(connection, self.chunk, state, reason)
+            failpoint.hit("dispatch.mid_end")
         desk.kernel.metrics.count("dispatch_chunks", result=result)
         await desk.kernel.bus.wake(WAKE_ACCOUNT)
 
