@@ -84,7 +84,8 @@ async def retry_failed(
     send as it stands then, and how many they are.
 
     `passing`: the channel's reasons that may pass. `reasons`: only these, whatever they are. The send opens again if it
-    was closed, and its lifetime begins anew. Raises NotFound, and Conflict when it is being stopped or there is nobody.
+    was closed, and its lifetime begins anew; who had used up the tries has one more. Raises NotFound, and Conflict when
+    it is being stopped or there is nobody.
     """
     found = await find_send(kernel, org, send, project=project)
     states = ["rejected", "expired", *(["unknown"] if found.delivery == "at_least_once" else [])]
@@ -96,6 +97,8 @@ async def retry_failed(
         while taken == RETRY_MAX:
             async with kernel.db.transaction() as connection:
                 found = await _lock(connection, org, send)
+                if _is_stopping(found):
+                    break
                 failed = await connection.fetch(
                     store.SQL.take_back,
                     org,
@@ -109,10 +112,12 @@ async def retry_failed(
                 )
                 taken = len(failed)
                 if failed:
-                    found = await _open_again(connection, found, shard, failed)
+                    found = await _open_again(connection, found, shard, failed, first=not retried)
             retried += taken
             if taken:
                 await kernel.bus.wake(f"wake.{shard}")
+    if not retried and _is_stopping(found):
+        raise Conflict("A send that is being stopped cannot be retried.", STOPPING)
     if not retried:
         raise Conflict("Nobody of this send has failed for a reason that may pass.", "nothing_to_retry")
     return found, retried
@@ -128,7 +133,7 @@ async def _step(kernel: Kernel, org: OrgId, send: SendId, step: str, project: Pr
 
 async def _refusal(kernel: Kernel, org: OrgId, send: SendId, done: str, project: ProjectId | None) -> Conflict:
     found = await find_send(kernel, org, send, project=project)
-    if found.stopped_at is not None and found.closed_at is None:
+    if _is_stopping(found):
         return Conflict(f"A send that is being stopped cannot be {done}.", STOPPING)
     return Conflict(f"A send that is {found.status} cannot be {done}.", REFUSALS[found.status])
 
@@ -138,14 +143,16 @@ async def _lock(connection: Connection, org: OrgId, send: SendId) -> Send:
     locked = await store.lock_send(connection, org, send)
     if locked is None:
         raise NotFound("Send")
-    if locked.stopped_at is not None and locked.closed_at is None:
-        raise Conflict("A send that is being stopped cannot be retried.", STOPPING)
     return locked
 
 
-async def _open_again(connection: Connection, send: Send, shard: int, failed: Sequence[Record]) -> Send:
+def _is_stopping(send: Send) -> bool:
+    return send.stopped_at is not None and send.closed_at is None
+
+
+async def _open_again(connection: Connection, send: Send, shard: int, failed: Sequence[Record], *, first: bool) -> Send:
     """Their chunks, and the counters without them. Who was written to without an answer may have it already, so a later
-    outcome is `repeated` (promise 3)."""
+    outcome is `repeated` (promise 3). `first`: the retry begins here, and with it the send's time."""
     groups: dict[tuple[int, bool], list[bytes]] = defaultdict(list)
     counted: dict[tuple[object, ...], list[int]] = defaultdict(lambda: [0, 0])
     for row in failed:
@@ -154,12 +161,12 @@ async def _open_again(connection: Connection, send: Send, shard: int, failed: Se
         count = counted[row["day"], row["state"], row["reason"], row["variant"]]
         count[0] += 1
         count[1] += row["repeated"]
-    first = await store.take_numbers(connection, send.org, send.id, shard, len(groups))
+    number = await store.take_numbers(connection, send.org, send.id, shard, len(groups))
     await connection.executemany(
         store.SQL.insert_chunk,
         [
             (send.org, send.id, shard, seq, send.class_, attempt, again, b"".join(ids), failed[0]["due_at"])
-            for seq, ((attempt, again), ids) in enumerate(groups.items(), first)
+            for seq, ((attempt, again), ids) in enumerate(groups.items(), number)
         ],
     )
     await connection.execute(store.SQL.lock_counts, send.org, send.id)
@@ -172,7 +179,7 @@ async def _open_again(connection: Connection, send: Send, shard: int, failed: Se
         *map(list, zip(*numbers, strict=True)),
     )
     await connection.execute(store.SQL.drop_counts, send.org, send.id)
-    return await store.reopen_send(connection, send.org, send.id)
+    return await store.reopen_send(connection, send.org, send.id, renews=first)
 
 
 async def _wake(kernel: Kernel, org: OrgId, send: SendId) -> None:

@@ -275,7 +275,8 @@ WITH failed AS (
     SELECT d.seq, d.position, d.state FROM deliveries d
      WHERE d.org_id = $1 AND d.send_id = $2 AND d.shard = $3 AND d.seq < $8
        AND d.state IN ('rejected', 'expired', 'unknown') AND d.state = ANY($4::text[])
-       AND CASE WHEN $5::text[] IS NULL THEN d.state <> 'rejected' OR d.reason = ANY($6::text[]) ELSE d.reason = ANY($5) END
+       AND CASE WHEN $5::text[] IS NULL THEN d.state <> 'rejected' OR d.reason = ANY($6::text[])
+                ELSE d.reason = ANY($5) END
        AND EXISTS (SELECT FROM chunks c WHERE c.org_id = d.org_id AND c.send_id = d.send_id AND c.shard = d.shard
                       AND c.seq = d.seq AND c.accounted)
      ORDER BY d.seq, d.position LIMIT $7 FOR UPDATE OF d
@@ -301,15 +302,18 @@ UPDATE send_counts c SET n = c.n - k.n, repeated = c.repeated - k.repeated
 DELETE FROM send_counts WHERE org_id = $1 AND send_id = $2 AND n = 0;
 
 -- name: reopen_send
--- The time that it has begins anew: what it had, counted from now.
+-- The time that it has begins anew, once for each retry and each time that it was closed: what it had, counted from now.
+WITH renewed AS (
+    SELECT CASE WHEN $5 OR closed_at IS NOT NULL THEN now() - coalesce(retried_at, greatest(created_at, scheduled_for))
+                ELSE interval '0' END AS later
+      FROM sends WHERE org_id = $1 AND id = $2
+)
 UPDATE sends SET status = CASE WHEN status = ANY($4::text[]) THEN $3 ELSE status END, closed_at = NULL, stopped_at = NULL,
-                 retried_at = now(),
-                 expires_at = expires_at + (now() - coalesce(retried_at, greatest(created_at, scheduled_for))),
-                 late_at = late_at + (now() - coalesce(retried_at, greatest(created_at, scheduled_for)))
+                 retried_at = CASE WHEN later > interval '0' THEN now() ELSE retried_at END,
+                 expires_at = expires_at + later, late_at = late_at + later
+  FROM renewed
  WHERE org_id = $1 AND id = $2
-RETURNING *;
-
--- ============================================================ ledger
+RETURNING sends.*;
 
 -- name: sends_at_rest
 -- Of these sends, those that nobody may leave for: paused, stopped, or gone.
@@ -445,7 +449,8 @@ SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeate
 SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
   FROM deliveries
  WHERE org_id = $1 AND send_id = $2 AND state IN ('rejected', 'suppressed', 'expired', 'unknown')
-   AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR variant = $4) AND ($5::text IS NULL OR coalesce(reason, 'unspecified') = $5)
+   AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR variant = $4)
+   AND ($5::text IS NULL OR coalesce(reason, 'unspecified') = $5)
  ORDER BY state, shard, seq, position LIMIT $6 OFFSET $7;
 
 -- name: still_open

@@ -3,7 +3,8 @@
 A send is `scheduled` until it is due, `queued` until its first chunk is committed, `sending` until every chunk is
 closed, and then one of `sent`, `failed`, `suppressed` (C96). `DELETE` cancels what is scheduled (B097). One that is
 being stopped is `sending` until its last recipient has an outcome (`sends.stopped_at`), and takes no step but its end.
-The statuses are also the CHECK of `sends.status`, and tests hold the two together; nobody else writes a status.
+A retry of those whom a closed one has failed opens it again. The statuses are also the CHECK of `sends.status`, and
+tests hold the two together; nobody else writes a status.
 """
 
 from collections.abc import Mapping

@@ -128,9 +128,9 @@ async def lock_send(connection: Connection, org: OrgId, send: SendId) -> Send | 
     return None if row is None else _send(row)
 
 
-async def reopen_send(connection: Connection, org: OrgId, send: SendId) -> Send:
-    """Of a closed send its status as well; one that runs or is paused stays so."""
-    row = await connection.fetchrow(SQL.reopen_send, org, send, destination("reopen"), origins("reopen"))
+async def reopen_send(connection: Connection, org: OrgId, send: SendId, *, renews: bool) -> Send:
+    """A closed send runs again, and has its time anew; one that runs or is paused stays so, and has it if `renews`."""
+    row = await connection.fetchrow(SQL.reopen_send, org, send, destination("reopen"), origins("reopen"), renews)
     return _send(_there(row))
 
 
