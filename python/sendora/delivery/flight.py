@@ -184,7 +184,8 @@ class Flight:
             return
         if self.claims > CLAIMS_MAX:
             await self._end("parked", *PARKED)
-            self._desk.kernel.log.error("chunk.parked", send=str(self.chunk.send), shard=self.chunk.shard)
+            chunk = self.chunk
+            self._desk.kernel.log.error("chunk.parked", send=str(chunk.send), shard=chunk.shard, seq=chunk.seq)
             return
         opened = await self._desk.sendings.get(self.chunk, self._claim.expires_at)
         if opened is None:
