@@ -91,6 +91,7 @@ class Floor:
         ttl_s: int = 3_600,
         scheduled_for: datetime | None = None,
         content: dict[str, Any] | None = None,
+        late_s: int | None = None,
     ) -> Send:
         return await submit(
             self.kernel,
@@ -105,6 +106,7 @@ class Floor:
                 scheduled_for=scheduled_for,
                 ttl_s=ttl_s,
                 token_count=len(recipients),
+                late_s=late_s,
             ),
         )
 
@@ -164,7 +166,7 @@ async def floor(kernel: Kernel, delivery_db: Database) -> AsyncIterator[Floor]:
     provider = Plain()
     await provider.start()
     await delivery_db.execute(
-        "TRUNCATE sends, plan_positions, chunks, deliveries, send_counts, dispatchers, log_positions"
+        "TRUNCATE sends, send_news, plan_positions, chunks, deliveries, send_counts, dispatchers, log_positions"
     )
     await delivery_db.execute("UPDATE shard_leases SET lease_until = '-infinity', holder = NULL")
     await delivery_db.execute(

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import pytest
 from tests.conftest import eventually
 from tests.delivery import provider as behaves
 from tests.delivery.channel import NAME
@@ -13,11 +12,13 @@ from tests.delivery.conftest import Floor, serving
 from tests.delivery.provider import recipient
 
 from sendora.delivery.account import account_chunks, close_sends
+from sendora.delivery.ledger import make_partition
 from sendora.delivery.phases import Send
-from sendora.delivery.report import counts, health, list_sends, recipients, stats
-from sendora.kernel.errors import NotFound
+from sendora.delivery.recipients import Person, Recipient, recipients
+from sendora.delivery.report import counts, health, list_sends, stats
+from sendora.delivery.store import find_send
 from sendora.kernel.ids import OrgId, ProjectId, SendId, new_id
-from sendora.kernel.wire import Page, encode
+from sendora.kernel.wire import Listed, Page, encode
 
 MIXED = [behaves.OK] * 6 + [behaves.GONE] * 3 + [behaves.INACTIVE] * 2 + [behaves.ALWAYS_CUT]
 
@@ -72,39 +73,79 @@ async def test_counters_agree_with_the_ledger(floor: Floor) -> None:
         assert getattr(found, name) == getattr(said, name), name
 
 
+async def listed(floor: Floor, send: Send, page: Page | None = None, **asked: Any) -> Listed[Recipient]:
+    """Of the send as it stands now."""
+    fresh = await find_send(floor.db, send.org, send.id)
+    assert fresh is not None
+    return await recipients(floor.kernel, fresh, page=page or Page(size=100), **asked)
+
+
 async def test_the_recipients_behind_each_number(floor: Floor) -> None:
+    """C96: as many rows as the balance says, by state, by reason and by both; page by page everybody once."""
     send, who = await ended(floor, *MIXED)
-    for state, n in {"accepted": 6, "rejected": 3, "suppressed": 2, "unknown": 1, "open": 0}.items():
-        listed = await recipients(floor.kernel, floor.org, send.id, page=Page(), state=state)
-        assert (len(listed.rows), listed.total) == (n, n)
-        assert {row.state for row in listed.rows} <= {state}
-    every = await recipients(floor.kernel, floor.org, send.id, page=Page(size=100))
-    assert {row.recipient_id for row in every.rows} == set(who)
-    assert (every.total, len(every.rows)) == (12, 12)
-    second = await recipients(floor.kernel, floor.org, send.id, page=Page(2, 5))
-    third = await recipients(floor.kernel, floor.org, send.id, page=Page(3, 5))
-    behind = await recipients(floor.kernel, floor.org, send.id, page=Page(9, 5))
-    assert [len(page.rows) for page in (second, third, behind)] == [5, 2, 0]
-    assert second.total == third.total == behind.total == 12
-    one = await recipients(floor.kernel, floor.org, send.id, page=Page(), user_id=f"u-{who[0]}")
-    assert [row.recipient_id for row in one.rows] == [who[0]]
-    gone = await recipients(floor.kernel, floor.org, send.id, page=Page(), reason="http_410")
-    assert gone.total == 3
-    with pytest.raises(NotFound):
-        await recipients(floor.kernel, OrgId(new_id()), send.id, page=Page())
+    for state, n in (("accepted", 6), ("rejected", 3), ("suppressed", 2), ("unknown", 1), ("expired", 0), ("open", 0)):
+        said = await listed(floor, send, state=state)
+        assert (len(said.rows), said.total, {row.state for row in said.rows}) == (n, n, {state} if n else set())
+    every = await listed(floor, send)
+    assert sorted(row.recipient for row in every.rows) == sorted(who)
+    pages = [await listed(floor, send, Page(number, 5)) for number in (1, 2, 3, 9)]
+    assert [len(page.rows) for page in pages] == [5, 5, 2, 0]
+    assert {page.total for page in pages} == {12}
+    assert [row for page in pages for row in page.rows] == every.rows
+    for asked, n in (
+        ({"reason": "http_410"}, 3),
+        ({"reason": "http_410", "state": "suppressed"}, 0),
+        ({"reason": "http_410", "state": "accepted"}, 0),
+        ({"variant": "a"}, 0),
+        ({"reason": "unspecified"}, 0),
+    ):
+        said = await listed(floor, send, **asked)
+        assert (len(said.rows), said.total) == (n, n), asked
+
+
+async def test_one_person_in_a_send(floor: Floor) -> None:
+    """By any of their names; where the ledger has none, by addresses that were theirs; never somebody else's."""
+    send, who = await ended(floor, *MIXED)
+    ada, bob = who[0], who[6]
+    names = Person([f"u-{ada}", f"u-{bob}", "nobody"])
+    assert sorted(row.recipient for row in (await listed(floor, send, person=names)).rows) == sorted((ada, bob))
+    refused = await listed(floor, send, person=names, state="rejected")
+    assert [row.recipient for row in refused.rows] == [bob]
+    page = await listed(floor, send, Page(2, 1), person=names)
+    assert (len(page.rows), page.total) == (1, 2)
+    nobody = Person(["x"], [ada])
+    assert (await listed(floor, send, person=nobody)).total == 0, "it has another name"
+    await floor.db.execute("UPDATE deliveries SET user_id = NULL WHERE recipient = $1", ada)
+    assert [row.recipient for row in (await listed(floor, send, person=nobody)).rows] == [ada]
 
 
 async def test_who_is_open_is_listed_too(floor: Floor) -> None:
-    send = await floor.submit([recipient(behaves.OK) for _ in range(5)])
+    """After those who have ended, and page by page everybody once."""
+    who = [recipient(behaves.OK) for _ in range(30)]
+    send = await floor.submit(who)
     async with serving(floor.planner()):
 
-        async def open_() -> bool:
-            listed = await recipients(floor.kernel, floor.org, send.id, page=Page(), state="open")
-            return listed.total == 5
+        async def planned() -> bool:
+            return (await floor.balance(send)).targeted == 30
 
-        await eventually(open_)
-    listed = await recipients(floor.kernel, floor.org, send.id, page=Page(), state="accepted")
-    assert listed.total == 0
+        await eventually(planned)
+    await make_partition(floor.kernel, send.id)
+    taken = await floor.db.fetch(
+        "INSERT INTO deliveries (org_id, send_id, shard, seq, position, recipient, state, attempt, repeated, at)"
+        " SELECT org_id, send_id, shard, seq, 0, recipients[1], 'accepted', 1, false, now() FROM chunks"
+        " WHERE send_id = $1 ORDER BY shard LIMIT 7 RETURNING recipient",
+        send.id,
+    )
+    accepted = await listed(floor, send, state="accepted")
+    assert sorted(row.recipient for row in accepted.rows) == sorted(row["recipient"] for row in taken)
+    opened = await listed(floor, send, state="open")
+    assert (accepted.total, opened.total, len(opened.rows)) == (7, 23, 23)
+    one = Person(["x"], [opened.rows[0].recipient])
+    assert [row.state for row in (await listed(floor, send, person=one)).rows] == ["open"]
+    pages = [await listed(floor, send, Page(number, 4)) for number in range(1, 10)]
+    rows = [row for page in pages for row in page.rows]
+    assert sorted(row.recipient for row in rows) == sorted(who)
+    assert [row.state for row in rows] == ["accepted"] * 7 + ["open"] * 23
 
 
 async def test_lists_are_of_one_project_newest_first(floor: Floor) -> None:

@@ -38,10 +38,20 @@ def test_every_step_leads_to_one_status_that_exists() -> None:
         assert origins(step)
 
 
-def test_nothing_leaves_an_end() -> None:
-    """B097: what is dispatched cannot be cancelled; only what is scheduled can."""
-    assert [status for status in STATUSES if not STEPS[status]] == ["sent", "failed", "suppressed", "cancelled"]
+def test_what_leaves_an_end() -> None:
+    """B097: what is dispatched cannot be cancelled, only what is scheduled; C96: only a retry opens a closed send."""
+    assert [status for status in STATUSES if not STEPS[status]] == ["suppressed", "cancelled"]
+    assert [STEPS[status] for status in ("sent", "failed")] == [{"reopen": "sending"}] * 2
     assert origins("cancel") == ["scheduled"]
+
+
+def test_where_control_begins_and_leads() -> None:
+    """C96: what runs can be paused, what is paused goes on, and whatever has begun can be stopped."""
+    assert {step: (origins(step), destination(step)) for step in ("pause", "resume", "stop")} == {
+        "pause": (["queued", "sending"], "paused"),
+        "resume": (["paused"], "sending"),
+        "stop": (["queued", "sending", "paused"], "sending"),
+    }
 
 
 @pytest.mark.parametrize(

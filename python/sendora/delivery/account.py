@@ -1,12 +1,13 @@
 """Outcomes become counters and events, and sends whose every recipient has ended are closed.
 
-Eats: rows of `chunks` that are closed and not accounted; `wake.account` only saves the wait.
-Gives: `send_counts`; on the stream LIFECYCLE one message for each chunk on `lifecycle.<channel>.outcomes`, and
-`lifecycle.<channel>.closed` for each send; the closed status.
-Bounded by: 50 chunks a transaction.
-Acks when: `accounted` is committed, after the log has the message. The status is committed after its message as well.
+Eats: rows of `chunks` that are closed and not accounted, and of `send_news`; `wake.account` only saves the wait.
+Gives: `send_counts`; on the stream LIFECYCLE one message for each chunk on `lifecycle.<channel>.outcomes`, and for each
+send `lifecycle.<channel>.send_requested`, `.scheduled`, `.cancelled` and `.closed`; the closed status.
+Bounded by: 50 chunks or 200 news a transaction.
+Acks when: `accounted` is committed, or the news is gone, after the log has the message. The status is committed after
+its message as well.
 If it dies: the chunk is taken up again and its message published again under the same Nats-Msg-Id; whoever reads it
-goes by (send, shard, seq), because an outcome stands in one chunk.
+goes by (send, shard, seq), because an outcome stands in one chunk. A send is asked for, scheduled and cancelled once.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from sendora.delivery.channel import Channel
 from sendora.delivery.state import FINAL_STATES, closing_step
 from sendora.delivery.submit import WAKE_ACCOUNT
 from sendora.kernel import bus
+from sendora.kernel.clock import millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, SendId
 from sendora.kernel.life import Kernel, Service
@@ -36,6 +38,9 @@ POLL_S: Final = 1.0
 
 CHUNKS_MAX: Final = 50
 """Chunks of one transaction: 50,000 outcomes in memory, 10 MB of messages."""
+
+NEWS_MAX: Final = 200
+"""News of one transaction; each is a small message."""
 
 EPOCH: Final = date(1970, 1, 1)
 
@@ -70,8 +75,21 @@ class Outcomes(Wire, frozen=True, kw_only=True):
     outcomes: list[Ended]
 
 
+class News(Wire, frozen=True, kw_only=True):
+    """The messages `lifecycle.<channel>.send_requested`, `.scheduled` and `.cancelled`."""
+
+    org: UUID
+    project: UUID
+    send: UUID
+    class_: str = msgspec.field(name="class")
+    token_count: int | None
+    """As far as it was known when this was told."""
+    scheduled_for: datetime | None
+    at: datetime
+
+
 class Closed(Wire, frozen=True, kw_only=True):
-    """The message `lifecycle.<channel>.closed`."""
+    """The message `lifecycle.<channel>.closed`. A send that was opened again closes again."""
 
     org: UUID
     project: UUID
@@ -122,6 +140,7 @@ class Accountant:
     async def _once(self) -> bool:
         """Whether there may be more to do at once."""
         try:
+            told = await tell_news(self._kernel, self._channels)
             accounted = await account_chunks(self._kernel, self._channels)
             await close_sends(self._kernel, self._channels)
         except Exception as error:
@@ -129,7 +148,20 @@ class Accountant:
                 raise
             self._kernel.log.warning("account.waits", error=repr(error))
             return False
-        return accounted == CHUNKS_MAX
+        return accounted == CHUNKS_MAX or told == NEWS_MAX
+
+
+async def tell_news(kernel: Kernel, channels: Collection[str]) -> int:
+    """Tell what callers have done with sends, the oldest first; how much there was."""
+    async with kernel.db.transaction() as connection:
+        rows = await connection.fetch(store.SQL.news, NEWS_MAX, list(channels))
+        if not rows:
+            return 0
+        await asyncio.gather(*(_tell_news(kernel, row) for row in rows))
+        await connection.execute(
+            store.SQL.drop_news, *[[row[name] for row in rows] for name in ("org_id", "send_id", "event")]
+        )
+    return len(rows)
 
 
 async def account_chunks(kernel: Kernel, channels: Collection[str]) -> int:
@@ -188,7 +220,10 @@ async def close_send(kernel: Kernel, org: OrgId, send: SendId) -> bool:
             unreachable=closed.unreachable,
             error=closed.error,
         )
-        await kernel.bus.publish(f"lifecycle.{closed.channel}.closed", msgspec.json.encode(message), f"{send}.closed")
+        again = "" if closed.retried_at is None else f".{millis(closed.retried_at)}"
+        await kernel.bus.publish(
+            f"lifecycle.{closed.channel}.closed", msgspec.json.encode(message), f"{send}.closed{again}"
+        )
     kernel.metrics.count("sends", channel=closed.channel, status=closed.status)
     return True
 
@@ -208,6 +243,21 @@ async def _ended(connection: Connection, chunks: Sequence[Record], keys: Sequenc
         for chunk in chunks
     ]
     return await asyncio.to_thread(_core.Ended, named, b"".join(rows))
+
+
+async def _tell_news(kernel: Kernel, row: Record) -> None:
+    message = News(
+        org=row["org_id"],
+        project=row["project_id"],
+        send=row["send_id"],
+        class_=row["class"],
+        token_count=row["token_count"],
+        scheduled_for=row["scheduled_for"],
+        at=row["at"],
+    )
+    await kernel.bus.publish(
+        f"lifecycle.{row['channel']}.{row['event']}", msgspec.json.encode(message), f"{row['send_id']}.{row['event']}"
+    )
 
 
 async def _tell(kernel: Kernel, chunk: Record, message: bytes) -> None:

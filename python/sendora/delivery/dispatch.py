@@ -16,6 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from secrets import token_hex
 from typing import Final
 
@@ -351,11 +352,11 @@ class _Sendings:
         self._opened: dict[SendId, _Opened] = {}
         self._opening: dict[SendId, asyncio.Lock] = {}
 
-    async def get(self, chunk: Chunk) -> tuple[Send, Sending] | None:
+    async def get(self, chunk: Chunk, expires_at: datetime) -> tuple[Send, Sending] | None:
         lock = self._opening.setdefault(chunk.send, asyncio.Lock())
         async with lock:
             found = self._opened.get(chunk.send)
-            if found is None or found.until < self._clock():
+            if found is None or found.until < self._clock() or found.send.expires_at != expires_at:
                 found = await self._open(chunk)
         self._forget()
         return None if found is None else (found.send, found.sending)

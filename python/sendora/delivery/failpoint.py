@@ -24,6 +24,7 @@ POINTS: Final = (
     "dispatch.after_mark",
     "dispatch.after_write",
     "dispatch.after_answer",
+    "dispatch.mid_end",
     "ledger.before_commit",
     "ledger.after_commit",
     "shard.after_lease",

@@ -5,8 +5,9 @@ outcomes; that needs a channel that can say its requests in advance, and native 
 reads replies, and there is an object for each recipient.
 
 A flight begins with a claim under an epoch and ends in one of three ways: every recipient has an outcome and the chunk
-is closed; the rest goes back into the queue (a credential is away, the lane's circuit is open, the worker drains); or
-the shard is lost, and then nothing more is written.
+is closed; the rest goes back into the queue (a credential is away, the lane's circuit is open, the worker drains, the
+send was paused or stopped); or the shard is lost, and then nothing more is written. A chunk of a stopped send, one that
+comes too late and one that kills its workers is closed as it is, with one outcome for whoever has none.
 
 What it takes up may have been in another worker's hands (reliability.md 2.1): positions at or above the mark were never
 sent; positions below it without an outcome may have been. `at_least_once` sends those again and says so, `at_most_once`
@@ -15,6 +16,7 @@ records them as `unknown`.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -26,9 +28,10 @@ from sendora.delivery.caps import CapsBook
 from sendora.delivery.channel import Sending
 from sendora.delivery.fair import Window
 from sendora.delivery.lanes import Lanes, NativeLanes
-from sendora.delivery.ledger import Ledger, ShardLost, batched, make_partition
+from sendora.delivery.ledger import Ledger, SendAtRest, ShardLost, batched, make_partition
 from sendora.delivery.phases import BLOCKED, ENDPOINT_BLOCKED, Call, Chunk, Class, Outcome, Reply, Send
 from sendora.delivery.shards import Shards
+from sendora.delivery.submit import WAKE_ACCOUNT
 from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.life import Kernel
@@ -50,10 +53,16 @@ INLINE_BYTES: Final = 16 * 1024
 WORKER_LOST: Final = "worker_lost"
 NO_ANSWER: Final = "no_answer"
 
+STOPPED: Final = ("suppressed", "stopped")
+LATE: Final = ("expired", "late")
+PARKED: Final = ("rejected", "parked")
+"""How whoever has not left ends, where a chunk is closed without being looked into."""
+
 
 class Sendings(Protocol):
-    async def get(self, chunk: Chunk) -> tuple[Send, Sending] | None:
-        """The send and its channel's side, None when this worker has no such channel."""
+    async def get(self, chunk: Chunk, expires_at: datetime) -> tuple[Send, Sending] | None:
+        """The send and its channel's side, None when this worker has no such channel. A send whose time ends at another
+        instant than `expires_at` has been opened again since it was read, and is read anew."""
 
 
 class Desk(msgspec.Struct, frozen=True):
@@ -77,6 +86,7 @@ class Flight:
     def __init__(self, desk: Desk, claim: store.Claim, epoch: int) -> None:
         self.chunk = claim.chunk
         self.claims = claim.claims
+        self._claim = claim
         self._desk = desk
         self._epoch = epoch
         self._window = desk.windows[claim.chunk.class_]
@@ -131,7 +141,7 @@ class Flight:
         if upto > self._marked:
             try:
                 await self._desk.ledger.mark(self.chunk, self._epoch, upto)
-            except ShardLost:
+            except (ShardLost, SendAtRest):
                 return self._withdraw(granted)
             self._marked = upto
         failpoint.hit("dispatch.after_mark")
@@ -141,7 +151,8 @@ class Flight:
         """Also the send's time is asked for before each request: a chunk may have waited for its lane (F-V2)."""
         if self._desk.draining.is_set():
             return 0.0
-        left = (self._send.expires_at - self._desk.kernel.clock.now()).total_seconds()
+        ends_at = min(filter(None, (self._send.expires_at, self._send.late_at)))
+        left = (ends_at - self._desk.kernel.clock.now()).total_seconds()
         return max(min(self._desk.shards.left_s(self.chunk.shard, self._epoch), left), 0.0)
 
     def open(self) -> bool:
@@ -165,10 +176,18 @@ class Flight:
     # -- the way
 
     async def _run(self) -> None:
-        if self.claims > CLAIMS_MAX:
-            await self._park()
+        if self._claim.stopped:
+            await self._end("stopped", *STOPPED)
             return
-        opened = await self._desk.sendings.get(self.chunk)
+        if self._claim.late:
+            await self._end("late", *LATE)
+            return
+        if self.claims > CLAIMS_MAX:
+            await self._end("parked", *PARKED)
+            chunk = self.chunk
+            self._desk.kernel.log.error("chunk.parked", send=str(chunk.send), shard=chunk.shard, seq=chunk.seq)
+            return
+        opened = await self._desk.sendings.get(self.chunk, self._claim.expires_at)
         if opened is None:
             await self._put_back(AWAY_S, blame=False)
             return
@@ -361,16 +380,17 @@ class Flight:
             # It stays in the queue as it is; an error from here would take the other flights with it.
             self._desk.kernel.log.error("chunk.not_put_back", error=repr(error), send=str(self.chunk.send))
 
-    async def _park(self) -> None:
-        """Set aside a chunk that kills its workers: its recipients get an outcome without being looked at."""
+    async def _end(self, result: str, state: str, reason: str) -> None:
+        """Close the chunk as it is: whoever has no outcome gets this one without being looked at."""
         desk = self._desk
         await make_partition(desk.kernel, self.chunk.send)
         async with desk.kernel.db.transaction() as connection:
             if not await store.held_shards(connection, desk.shards.holder, {self.chunk.shard: self._epoch}):
                 raise ShardLost(self.chunk.shard)
-            await store.park_chunk(connection, self.chunk)
-        desk.kernel.metrics.count("dispatch_chunks", result="parked")
-        desk.kernel.log.error("chunk.parked", send=str(self.chunk.send), shard=self.chunk.shard, seq=self.chunk.seq)
+            await store.end_chunk(connection, self.chunk, state, reason)
+            failpoint.hit("dispatch.mid_end")
+        desk.kernel.metrics.count("dispatch_chunks", result=result)
+        await desk.kernel.bus.wake(WAKE_ACCOUNT)
 
     def _count(self, outcomes: OutcomeBatch, *, closed: bool) -> None:
         metrics = self._desk.kernel.metrics

@@ -6,6 +6,9 @@ is being written the next gathers), so marks and outcomes of all chunks of a wor
 What a chunk does not finish goes on as a chunk that is committed with it, and a chunk closes with its last outcome: at
 no instant is a recipient in neither place.
 
+A mark is also where a pause or a stop takes hold: it is not moved for a send that does not run, so beyond those who
+are on the wire nobody leaves once the status is committed.
+
 Every transaction begins by holding the leases of its shards. A shard whose epoch has moved on is dropped from it, with
 everything that its chunks wanted to say: the new owner has already read what is there.
 """
@@ -44,6 +47,10 @@ class ShardLost(Exception):
     """Somebody else owns the shard: whatever its chunks were doing here ends."""
 
 
+class SendAtRest(Exception):
+    """The send was paused or stopped: nobody else of the chunk leaves."""
+
+
 class Entry(msgspec.Struct):
     """What one chunk wants written."""
 
@@ -55,6 +62,12 @@ class Entry(msgspec.Struct):
     unclaim: int = 0
     outcomes: list[OutcomeBatch] = msgspec.field(default_factory=list)
     futures: list[asyncio.Future[None]] = msgspec.field(default_factory=list)
+    marking: list[asyncio.Future[None]] = msgspec.field(default_factory=list)
+    """Of those who want somebody to leave; a send at rest refuses them alone."""
+
+    @property
+    def send(self) -> tuple[OrgId, SendId]:
+        return self.chunk.org, self.chunk.send
 
     @property
     def rows(self) -> int:
@@ -112,11 +125,12 @@ class Ledger:
         self._now = asyncio.Event()
 
     async def mark(self, chunk: Chunk, epoch: int, upto: int) -> None:
-        """Return when the mark is committed: then the bytes of positions below `upto` may leave. Raises ShardLost."""
+        """Return when the mark is committed: then the bytes of positions below `upto` may leave. Raises ShardLost, and
+        SendAtRest when nobody of the send is to leave."""
         entry = self._entry(chunk, epoch)
         entry.started = max(entry.started, upto)
         self._now.set()
-        await self._future(entry)
+        await self._future(entry.marking)
 
     def record(self, chunk: Chunk, epoch: int, outcomes: OutcomeBatch, *, closed: bool) -> asyncio.Future[None]:
         """Take outcomes; done when they are committed, ShardLost when they never will be."""
@@ -127,7 +141,7 @@ class Ledger:
         self._rows += len(outcomes)
         if self._rows >= self._flush_rows:
             self._now.set()
-        return self._future(entry)
+        return self._future(entry.futures)
 
     def put_back(self, chunk: Chunk, epoch: int, wait_s: float, *, blame: bool) -> asyncio.Future[None]:
         """The rest of the chunk waits in the queue. `blame`: the take counts towards parking it."""
@@ -135,7 +149,7 @@ class Ledger:
         entry.wait_s = wait_s
         entry.unclaim = 0 if blame else 1
         self._now.set()
-        return self._future(entry)
+        return self._future(entry.futures)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Flush until stopped and empty."""
@@ -161,11 +175,11 @@ class Ledger:
             self._some.set()
         return entry
 
-    def _future(self, entry: Entry) -> asyncio.Future[None]:
+    def _future(self, waiting: list[asyncio.Future[None]]) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Not everybody waits for every outcome; a loss that nobody asked about is no news.
         future.add_done_callback(_seen)
-        entry.futures.append(future)
+        waiting.append(future)
         return future
 
     async def _flush(self) -> None:
@@ -236,18 +250,22 @@ class Ledger:
         async with self._kernel.db.transaction() as connection:
             held = await store.held_shards(connection, self._shards.holder, epochs)
             kept = [entry for entry in batch if entry.chunk.shard in held and entry.epoch == epochs[entry.chunk.shard]]
+            resting = await _at_rest(connection, kept)
             # The last try may have been committed although its answer was lost: it was one transaction, so one row
-            # tells.
+            # tells. Marks, closings and puttings back may be written twice.
             if kept and not (again and await _is_written(connection, kept)):
                 await self._rows_in(connection, kept)
                 await self._follow_up(connection, kept)
-                await self._marks(connection, kept)
+            if kept:
+                await self._marks(connection, kept, resting)
             failpoint.hit("ledger.before_commit")
         failpoint.hit("ledger.after_commit")
         self._kernel.metrics.observe("dispatch_flush_rows", sum(entry.rows for entry in kept))
         self._kernel.metrics.observe("dispatch_flush_seconds", self._kernel.clock.monotonic() - started)
         for entry in kept:
-            for future in entry.futures:
+            if entry.send in resting:
+                _refuse(entry.marking, SendAtRest(entry.chunk.send))
+            for future in (*entry.futures, *entry.marking):
                 if not future.done():
                     future.set_result(None)
         for entry in batch:
@@ -297,14 +315,14 @@ class Ledger:
             rows.append((org, send, shard, seq, class_, attempt, repeated, ids, from_millis(due_ms)))
         await connection.executemany(store.SQL.insert_chunk, rows)
 
-    async def _marks(self, connection: Connection, batch: list[Entry]) -> None:
+    async def _marks(self, connection: Connection, batch: list[Entry], resting: set[tuple[OrgId, SendId]]) -> None:
         await connection.execute(
             store.SQL.move_marks,
             [entry.chunk.org for entry in batch],
             [entry.chunk.send for entry in batch],
             [entry.chunk.shard for entry in batch],
             [entry.chunk.seq for entry in batch],
-            [entry.started for entry in batch],
+            [0 if entry.send in resting else entry.started for entry in batch],
             [entry.closed for entry in batch],
             [entry.wait_s for entry in batch],
             [PROGRESS if entry.outcomes else entry.unclaim for entry in batch],
@@ -323,6 +341,15 @@ def _key(chunk: Chunk, epoch: int) -> tuple[store.ChunkKey, int]:
 _CONFLICTS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
 
+async def _at_rest(connection: Connection, batch: list[Entry]) -> set[tuple[OrgId, SendId]]:
+    """Sends of the batch for which somebody wants to leave and nobody may."""
+    sends = {entry.send for entry in batch if entry.marking}
+    if not sends:
+        return set()
+    rows = await connection.fetch(store.SQL.sends_at_rest, [org for org, _ in sends], [send for _, send in sends])
+    return {(row["org_id"], row["send_id"]) for row in rows}
+
+
 async def _is_written(connection: Connection, batch: list[Entry]) -> bool:
     for entry in batch:
         for outcomes in entry.outcomes:
@@ -331,7 +358,7 @@ async def _is_written(connection: Connection, batch: list[Entry]) -> bool:
                 store.SQL.has_outcome, chunk.org, chunk.send, chunk.shard, chunk.seq, outcomes.first_position()
             )
             return found
-    return False  # Marks, closings and puttings back may be written twice.
+    return False
 
 
 def _text(value: str | None) -> str | None:
@@ -340,7 +367,11 @@ def _text(value: str | None) -> str | None:
 
 
 def _fail(entry: Entry, error: Exception) -> None:
-    for future in entry.futures:
+    _refuse([*entry.futures, *entry.marking], error)
+
+
+def _refuse(futures: Sequence[asyncio.Future[None]], error: Exception) -> None:
+    for future in futures:
         if not future.done():
             future.set_exception(error)
 

@@ -44,6 +44,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: int
     """Counted from the call, or from `scheduled_for`."""
     token_count: int | None
+    late_s: int | None = None
+    """How late a recipient may leave, counted like `ttl_s`; None: as late as its lifetime allows."""
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +64,9 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     scheduled_for: datetime | None
     expires_at: datetime
+    late_at: datetime | None
+    stopped_at: datetime | None
+    retried_at: datetime | None
     planned_at: datetime | None
     audience_as_of: datetime | None
     audience_complete: bool | None

@@ -1,4 +1,4 @@
--- writes: sends, plan_positions, chunks, deliveries, send_counts, shard_leases, dispatchers
+-- writes: sends, send_news, plan_positions, chunks, deliveries, send_counts, shard_leases, dispatchers
 -- reads: log_positions
 --
 -- Every statement about a send names its org first. Times that decide something are PostgreSQL's own now().
@@ -6,12 +6,21 @@
 -- ============================================================ sends
 
 -- name: insert_send
--- A time that has passed is now. The lifetime counts from when the send is due.
-INSERT INTO sends (org_id, id, project_id, channel, class, delivery, status, target, content, log_position,
-                   scheduled_for, expires_at, token_count)
-VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $11::timestamptz > now() THEN 'scheduled' ELSE 'queued' END, $7, $8, $9,
-        $11, greatest($11, now()) + make_interval(secs => $10::double precision), $12)
-RETURNING *;
+-- A time that has passed is now. The lifetime counts from when the send is due, and so does how late it may be. What is to
+-- be told of it is committed with it.
+WITH sent AS (
+    INSERT INTO sends (org_id, id, project_id, channel, class, delivery, status, target, content, log_position,
+                       scheduled_for, expires_at, token_count, late_at)
+    VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $11::timestamptz > now() THEN 'scheduled' ELSE 'queued' END, $7, $8, $9,
+            $11, greatest($11, now()) + make_interval(secs => $10::double precision), $12,
+            greatest($11, now()) + make_interval(secs => $13::double precision))
+    RETURNING *
+), news AS (
+    INSERT INTO send_news (org_id, send_id, event)
+    SELECT org_id, id, n.event FROM sent CROSS JOIN unnest(ARRAY['send_requested', 'scheduled']) AS n(event)
+     WHERE n.event <> 'scheduled' OR status = 'scheduled'
+)
+SELECT * FROM sent;
 
 -- name: find_send
 SELECT * FROM sends WHERE org_id = $1 AND id = $2;
@@ -26,10 +35,14 @@ SELECT count(*) FROM sends
  WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND ($4::text[] IS NULL OR status = ANY($4));
 
 -- name: step_send
--- Compare and set: the only way a request changes a status. No row: the send is gone or stands elsewhere.
+-- Compare and set: the only way a request changes a status. No row: the send is gone or stands elsewhere, or it is being
+-- stopped and this is not its end.
 UPDATE sends SET status = $3, closed_at = CASE WHEN $5 THEN now() ELSE closed_at END
- WHERE org_id = $1 AND id = $2 AND status = ANY($4::text[])
+ WHERE org_id = $1 AND id = $2 AND status = ANY($4::text[]) AND ($5 OR stopped_at IS NULL)
 RETURNING *;
+
+-- name: add_news
+INSERT INTO send_news (org_id, send_id, event) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
 
 -- name: claim_scheduled
 -- The occurrence is the row itself, so it happens once whoever claims it (F-S1, F-S2). The audience is the one of the due
@@ -178,13 +191,22 @@ SELECT shard FROM shard_leases
 -- ============================================================ queue
 
 -- name: due_chunks
--- At most $2 of each tenant and class, so that one tenant's queue does not hide another's. Paused and cancelled sends
--- keep their chunks, and nobody sees them.
-WITH due AS (
-    SELECT c.org_id, c.send_id, c.shard, c.seq, c.class, c.size, c.due_at, c.claims,
-           row_number() OVER (PARTITION BY c.org_id, c.class ORDER BY c.due_at, c.seq, c.shard) AS turn
+-- At most $2 of each tenant and class, so that one tenant's queue does not hide another's. Paused sends keep their chunks,
+-- and nobody sees them; what a stopped send has waiting for a later time is due now.
+WITH ready AS (
+    SELECT c.org_id, c.send_id, c.shard, c.seq, c.class, c.size, c.due_at, c.claims
       FROM chunks c JOIN sends s ON s.org_id = c.org_id AND s.id = c.send_id
      WHERE c.shard = ANY($1::smallint[]) AND c.closed_at IS NULL AND c.due_at <= now() AND s.status = 'sending'
+    UNION ALL
+    SELECT c.org_id, c.send_id, c.shard, c.seq, c.class, c.size, now(), c.claims
+      FROM sends s
+     CROSS JOIN LATERAL (
+         SELECT org_id, send_id, shard, seq, class, size, claims FROM chunks
+          WHERE org_id = s.org_id AND send_id = s.id AND closed_at IS NULL AND due_at > now()
+         OFFSET 0) AS c
+     WHERE s.stopped_at IS NOT NULL AND s.closed_at IS NULL AND c.shard = ANY($1::smallint[])
+), due AS (
+    SELECT *, row_number() OVER (PARTITION BY org_id, class ORDER BY due_at, seq, shard) AS turn FROM ready
 )
 SELECT org_id, send_id, shard, seq, class, size, claims FROM due WHERE turn <= $2 ORDER BY class = 'bulk', due_at, turn;
 
@@ -197,19 +219,20 @@ UPDATE chunks c SET claims = c.claims + 1
  WHERE c.org_id = k.org_id AND c.send_id = k.send_id AND c.shard = k.shard AND c.seq = k.seq AND c.closed_at IS NULL
    AND l.shard = k.shard AND l.epoch = k.epoch AND l.holder = $1
    AND s.org_id = k.org_id AND s.id = k.send_id AND s.status = 'sending'
-RETURNING c.org_id, c.send_id, c.shard, c.seq, c.class, c.attempt, c.repeated, c.size, c.started, c.due_at, c.claims;
+RETURNING c.org_id, c.send_id, c.shard, c.seq, c.class, c.attempt, c.repeated, c.size, c.started, c.due_at, c.claims,
+          s.expires_at, s.stopped_at IS NOT NULL AS stopped, coalesce(s.late_at <= now(), false) AS late;
 
 -- name: recorded
 -- Which positions of a chunk have an outcome already.
 SELECT position FROM deliveries WHERE org_id = $1 AND send_id = $2 AND shard = $3 AND seq = $4;
 
--- name: park_chunk
--- What was not sent is rejected; what may have been sent is unknown. The people behind are not looked up: reading this
--- chunk is what failed.
+-- name: end_chunk
+-- What was not sent ends as $5; what may have been sent is unknown. The people behind are not looked up: nobody is sent to,
+-- and where a chunk is parked reading it is what failed.
 INSERT INTO deliveries (org_id, send_id, shard, seq, position, recipient, state, reason, attempt, repeated, at)
 SELECT c.org_id, c.send_id, c.shard, c.seq, r.n - 1, r.recipient,
-       CASE WHEN c.repeated OR r.n <= c.started THEN 'unknown' ELSE 'rejected' END,
-       CASE WHEN r.n <= c.started THEN 'worker_lost' ELSE 'parked' END,
+       CASE WHEN c.repeated OR r.n <= c.started THEN 'unknown' ELSE $5 END,
+       CASE WHEN r.n <= c.started THEN 'worker_lost' ELSE $6 END,
        c.attempt, false, now()
   FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
  WHERE c.org_id = $1 AND c.send_id = $2 AND c.shard = $3 AND c.seq = $4 AND c.closed_at IS NULL
@@ -226,7 +249,78 @@ SELECT coalesce(user_id, recipient::text), send_id, at FROM deliveries
  WHERE org_id = $1::uuid AND shard = $2::smallint AND at > now() - interval '24 hours'
    AND state IN ('accepted', 'rejected', 'unknown');
 
--- ============================================================ ledger
+-- ============================================================ control
+
+-- name: stop_send
+-- Once: the instant stays. It runs from now on, whatever it did, until everybody in it has an outcome.
+UPDATE sends SET status = $3, stopped_at = coalesce(stopped_at, now())
+ WHERE org_id = $1 AND id = $2 AND status = ANY($4::text[])
+RETURNING *;
+
+-- name: open_shards
+SELECT DISTINCT shard FROM chunks WHERE org_id = $1 AND send_id = $2 AND closed_at IS NULL ORDER BY shard;
+
+-- name: planned_shards
+-- With the number that the next chunk of each will have.
+SELECT shard, seq FROM plan_positions WHERE org_id = $1 AND send_id = $2 ORDER BY shard;
+
+-- name: lock_send
+SELECT * FROM sends WHERE org_id = $1 AND id = $2 FOR UPDATE;
+
+-- name: take_back
+-- Who has failed in this shard is not at an end any more. Only where that end was told and counted: an accounted chunk is
+-- touched by nobody else. $5 names the reasons that are meant; without it those of $6, and whatever expired or is unknown.
+-- Only below chunk $8: who was taken up a moment ago may have failed again.
+WITH failed AS (
+    SELECT d.seq, d.position, d.state FROM deliveries d
+     WHERE d.org_id = $1 AND d.send_id = $2 AND d.shard = $3 AND d.seq < $8
+       AND d.state IN ('rejected', 'expired', 'unknown') AND d.state = ANY($4::text[])
+       AND CASE WHEN $5::text[] IS NULL THEN d.state <> 'rejected' OR d.reason = ANY($6::text[])
+                ELSE d.reason = ANY($5) END
+       AND EXISTS (SELECT FROM chunks c WHERE c.org_id = d.org_id AND c.send_id = d.send_id AND c.shard = d.shard
+                      AND c.seq = d.seq AND c.accounted)
+     ORDER BY d.seq, d.position LIMIT $7 FOR UPDATE OF d
+)
+UPDATE deliveries d SET state = 'deferred'
+  FROM failed f
+ WHERE d.org_id = $1 AND d.send_id = $2 AND d.shard = $3 AND d.seq = f.seq AND d.position = f.position
+RETURNING d.recipient, d.attempt, d.repeated, f.state, coalesce(d.reason, '') AS reason, coalesce(d.variant, '') AS variant,
+          (d.at AT TIME ZONE 'UTC')::date AS day, now() AS due_at;
+
+-- name: lock_counts
+-- In the order of the key, as the accountants take them.
+SELECT 1 FROM send_counts WHERE org_id = $1 AND send_id = $2 ORDER BY day, state, reason, variant FOR UPDATE;
+
+-- name: uncount_outcomes
+UPDATE send_counts c SET n = c.n - k.n, repeated = c.repeated - k.repeated
+  FROM unnest($3::date[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[])
+    AS k(day, state, reason, variant, n, repeated)
+ WHERE c.org_id = $1 AND c.send_id = $2 AND c.day = k.day AND c.state = k.state AND c.reason = k.reason
+   AND c.variant = k.variant;
+
+-- name: drop_counts
+DELETE FROM send_counts WHERE org_id = $1 AND send_id = $2 AND n = 0;
+
+-- name: reopen_send
+-- The time that it has begins anew, once for each retry and each time that it was closed: what it had, counted from now.
+WITH renewed AS (
+    SELECT CASE WHEN $5 OR closed_at IS NOT NULL THEN now() - coalesce(retried_at, greatest(created_at, scheduled_for))
+                ELSE interval '0' END AS later
+      FROM sends WHERE org_id = $1 AND id = $2
+)
+UPDATE sends SET status = CASE WHEN status = ANY($4::text[]) THEN $3 ELSE status END, closed_at = NULL, stopped_at = NULL,
+                 retried_at = CASE WHEN later > interval '0' THEN now() ELSE retried_at END,
+                 expires_at = expires_at + later, late_at = late_at + later
+  FROM renewed
+ WHERE org_id = $1 AND id = $2
+RETURNING sends.*;
+
+-- name: sends_at_rest
+-- Of these sends, those that nobody may leave for: paused, stopped, or gone.
+SELECT k.org_id, k.send_id FROM unnest($1::uuid[], $2::uuid[]) AS k(org_id, send_id)
+  LEFT JOIN LATERAL (
+      SELECT status, stopped_at FROM sends WHERE org_id = k.org_id AND id = k.send_id OFFSET 0) AS s ON true
+ WHERE s.status IS DISTINCT FROM 'sending' OR s.stopped_at IS NOT NULL;
 
 -- name: has_outcome
 -- After a commit whose answer was lost: its rows are there, or none of it is.
@@ -265,6 +359,15 @@ UPDATE chunks c
  WHERE c.org_id = k.org_id AND c.send_id = k.send_id AND c.shard = k.shard AND c.seq = k.seq;
 
 -- ============================================================ account
+
+-- name: news
+SELECT n.org_id, n.send_id, n.event, n.at, s.project_id, s.channel, s.class, s.token_count, s.scheduled_for
+  FROM send_news n JOIN sends s ON s.org_id = n.org_id AND s.id = n.send_id
+ WHERE s.channel = ANY($2::text[]) ORDER BY n.at, n.event DESC LIMIT $1 FOR UPDATE OF n SKIP LOCKED;
+
+-- name: drop_news
+DELETE FROM send_news n USING unnest($1::uuid[], $2::uuid[], $3::text[]) AS k(org_id, send_id, event)
+ WHERE n.org_id = k.org_id AND n.send_id = k.send_id AND n.event = k.event;
 
 -- name: chunks_to_account
 SELECT c.org_id, c.send_id, c.shard, c.seq, s.project_id, s.channel
@@ -328,22 +431,73 @@ SELECT s.id AS send_id, coalesce(k.targeted, 0) AS targeted, c.state, c.n, c.rep
   LEFT JOIN LATERAL (SELECT state, sum(n)::bigint AS n, sum(repeated)::bigint AS repeated FROM send_counts
                       WHERE org_id = $1 AND send_id = s.id GROUP BY state) AS c ON true;
 
--- name: recipients
-WITH listed AS (
-    SELECT shard, seq, position, recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
-      FROM deliveries WHERE org_id = $1 AND send_id = $2 AND state <> 'deferred'
-    UNION ALL
-    SELECT c.shard, c.seq, (r.n - 1)::smallint, r.recipient, NULL, 'open', NULL, NULL, NULL, c.attempt, c.repeated, NULL
+-- name: folded
+-- What a closed send has come to: everything of it has been folded.
+SELECT state, nullif(reason, '') AS reason, nullif(variant, '') AS variant, sum(n)::bigint AS n
+  FROM send_counts WHERE org_id = $1 AND send_id = $2 GROUP BY state, reason, variant;
+
+-- name: ended
+-- A walk along the primary key, as far as the page.
+SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
+  FROM deliveries
+ WHERE org_id = $1 AND send_id = $2 AND state <> 'deferred'
+   AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR variant = $4)
+ ORDER BY shard, seq, position LIMIT $5 OFFSET $6;
+
+-- name: not_sent
+-- The same for those who are few where things go well: along `deliveries_not_sent`.
+SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
+  FROM deliveries
+ WHERE org_id = $1 AND send_id = $2 AND state IN ('rejected', 'suppressed', 'expired', 'unknown')
+   AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR variant = $4)
+   AND ($5::text IS NULL OR coalesce(reason, 'unspecified') = $5)
+ ORDER BY state, shard, seq, position LIMIT $6 OFFSET $7;
+
+-- name: still_open
+SELECT r.recipient, NULL::text AS user_id, 'open' AS state, NULL::text AS reason, NULL::text AS variant,
+       NULL::text AS provider_id, c.attempt, c.repeated, NULL::timestamptz AS at
+  FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
+ WHERE c.org_id = $1 AND c.send_id = $2 AND c.closed_at IS NULL
+   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.org_id = c.org_id AND d.send_id = c.send_id AND d.shard = c.shard
+                      AND d.seq = c.seq AND d.position = r.n - 1 OFFSET 0)
+ ORDER BY c.shard, c.seq, r.n LIMIT $3 OFFSET $4;
+
+-- name: recipients_of
+-- Everything of one person in a send: under these names, and, where the ledger has no name, at these addresses. The names
+-- are looked up first: a person has been sent to a few hundred times, a send has a million rows.
+WITH placed AS MATERIALIZED (
+    SELECT c.shard, c.seq, (r.n - 1)::smallint AS position, r.recipient, c.attempt, c.repeated, c.closed_at IS NULL AS is_open
       FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
-     WHERE c.org_id = $1 AND c.send_id = $2 AND c.closed_at IS NULL AND coalesce($3::text, 'open') = 'open'
-       AND NOT EXISTS (SELECT FROM deliveries d WHERE d.org_id = c.org_id AND d.send_id = c.send_id
-                          AND d.shard = c.shard AND d.seq = c.seq AND d.position = r.n - 1)
+     WHERE c.org_id = $1 AND c.send_id = $2 AND c.recipients && $4::uuid[] AND r.recipient = ANY($4)
+), listed AS (
+    SELECT d.shard, d.seq, d.position, d.recipient, d.user_id, d.state, d.reason, d.variant, d.provider_id, d.attempt,
+           d.repeated, d.at
+      FROM (SELECT * FROM deliveries WHERE org_id = $1 AND user_id = ANY($3::text[]) OFFSET 0) AS d
+     WHERE d.send_id = $2
+    UNION ALL
+    SELECT p.shard, p.seq, p.position, p.recipient, d.user_id, d.state, d.reason, d.variant, d.provider_id, d.attempt,
+           d.repeated, d.at
+      FROM placed p CROSS JOIN LATERAL (
+          SELECT * FROM deliveries
+           WHERE org_id = $1 AND send_id = $2 AND shard = p.shard AND seq = p.seq AND position = p.position OFFSET 0) AS d
+     WHERE d.user_id IS NULL
+    UNION ALL
+    SELECT p.shard, p.seq, p.position, p.recipient, NULL, 'open', NULL, NULL, NULL, p.attempt, p.repeated, NULL
+      FROM placed p
+     WHERE p.is_open AND NOT EXISTS (
+         SELECT FROM deliveries d WHERE d.org_id = $1 AND d.send_id = $2 AND d.shard = p.shard AND d.seq = p.seq
+                                    AND d.position = p.position OFFSET 0)
 )
-SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at, count(*) OVER () AS total
+SELECT recipient, user_id, state, reason, variant, provider_id, attempt, repeated, at
   FROM listed
- WHERE ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR reason = $4) AND ($5::text IS NULL OR variant = $5)
-   AND ($6::text IS NULL OR user_id = $6)
- ORDER BY shard, seq, position LIMIT $7 OFFSET $8;
+ WHERE state <> 'deferred'
+   AND ($5::text IS NULL OR state = $5) AND ($6::text IS NULL OR coalesce(reason, 'unspecified') = $6)
+   AND ($7::text IS NULL OR variant = $7)
+ ORDER BY shard, seq, position LIMIT $8;
+
+-- name: sends_of
+SELECT s.* FROM unnest($2::uuid[]) WITH ORDINALITY AS k(id, n)
+ CROSS JOIN LATERAL (SELECT * FROM sends WHERE org_id = $1 AND id = k.id OFFSET 0) AS s ORDER BY k.n;
 
 -- name: stats
 SELECT c.state, sum(c.n)::bigint AS n, sum(c.repeated)::bigint AS repeated

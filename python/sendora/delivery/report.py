@@ -1,4 +1,4 @@
-"""What can be said of sends afterwards: the balance, who is behind each number, and how a project fares.
+"""What can be said of sends afterwards: the balance, and how a project fares. Who is behind each number: recipients.py.
 
 The balance of one send is computed from its chunks and the ledger, in one statement; nothing is remembered that could
 drift. Lists and statistics over many sends read the counters that account.py folds; what is not folded yet stands under
@@ -55,19 +55,6 @@ class Reconciliation(Counts, frozen=True, kw_only=True):
     variants: dict[str, dict[str, int]]
     """Variant -> state -> recipients; empty without an A/B test."""
     audience_as_of: datetime | None
-
-
-class Recipient(Wire, frozen=True, kw_only=True):
-    recipient_id: UUID
-    user_id: str | None
-    state: str
-    reason: str | None
-    variant: str | None
-    provider_id: str | None
-    attempt: int
-    repeated: bool
-    at: datetime | None
-    """When the outcome was recorded; None while it is open."""
 
 
 class Stats(Wire, frozen=True, kw_only=True):
@@ -178,39 +165,9 @@ async def list_sends(
     return await store.list_sends(kernel.db, org, project, channel, statuses, page)
 
 
-async def recipients(
-    kernel: Kernel,
-    org: OrgId,
-    send: SendId,
-    *,
-    page: Page,
-    project: ProjectId | None = None,
-    state: str | None = None,
-    reason: str | None = None,
-    variant: str | None = None,
-    user_id: str | None = None,
-) -> Listed[Recipient]:
-    """The recipients behind each number of the balance; raises NotFound."""
-    await find_send(kernel, org, send, project=project)
-    rows = await kernel.db.fetch(
-        store.SQL.recipients, org, send, state, reason, variant, user_id, page.size, page.offset
-    )
-    listed = [
-        Recipient(
-            recipient_id=row["recipient"],
-            user_id=row["user_id"],
-            state=row["state"],
-            reason=row["reason"],
-            variant=row["variant"],
-            provider_id=row["provider_id"],
-            attempt=row["attempt"],
-            repeated=row["repeated"],
-            at=row["at"],
-        )
-        for row in rows
-    ]
-    total = rows[0]["total"] if rows else await _total(kernel, org, send, page, state, reason, variant, user_id)
-    return Listed(listed, total)
+async def find_sends(kernel: Kernel, org: OrgId, sends: Sequence[SendId]) -> list[Send]:
+    """These sends, in this order; without those that are not there."""
+    return await store.sends_of(kernel.db, org, sends)
 
 
 async def stats(kernel: Kernel, org: OrgId, project: ProjectId, channel: str) -> Stats:
@@ -260,23 +217,6 @@ async def health(kernel: Kernel, org: OrgId, project: ProjectId, channel: str) -
             for row in rows
         ],
     )
-
-
-async def _total(
-    kernel: Kernel,
-    org: OrgId,
-    send: SendId,
-    page: Page,
-    state: str | None,
-    reason: str | None,
-    variant: str | None,
-    user_id: str | None,
-) -> int:
-    """The window count is on the rows, and a page behind the end has none: ask its first row."""
-    if not page.offset:
-        return 0
-    rows = await kernel.db.fetch(store.SQL.recipients, org, send, state, reason, variant, user_id, 1, 0)
-    return rows[0]["total"] if rows else 0
 
 
 def _add(counts: dict[str, int], key: str, n: int) -> None:

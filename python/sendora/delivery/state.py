@@ -1,8 +1,10 @@
 """The only table of statuses and steps.
 
 A send is `scheduled` until it is due, `queued` until its first chunk is committed, `sending` until every chunk is
-closed, and then one of `sent`, `failed`, `suppressed` (C96). `DELETE` cancels what is scheduled (B097). The statuses
-are also the CHECK of `sends.status`, and tests hold the two together; nobody else writes a status.
+closed, and then one of `sent`, `failed`, `suppressed` (C96). `DELETE` cancels what is scheduled (B097). One that is
+being stopped is `sending` until its last recipient has an outcome (`sends.stopped_at`), and takes no step but its end.
+A retry of those whom a closed one has failed opens it again. The statuses are also the CHECK of `sends.status`, and
+tests hold the two together; nobody else writes a status.
 """
 
 from collections.abc import Mapping
@@ -13,20 +15,21 @@ STEPS: Final[Mapping[str, Mapping[str, str]]] = {
     "queued": {
         "plan": "sending",
         "pause": "paused",
+        "stop": "sending",
         "close_sent": "sent",
         "close_failed": "failed",
         "close_suppressed": "suppressed",
     },
     "sending": {
         "pause": "paused",
-        "stop": "cancelled",
+        "stop": "sending",
         "close_sent": "sent",
         "close_failed": "failed",
         "close_suppressed": "suppressed",
     },
-    "paused": {"resume": "sending", "stop": "cancelled"},
-    "sent": {},
-    "failed": {},
+    "paused": {"resume": "sending", "stop": "sending"},
+    "sent": {"reopen": "sending"},
+    "failed": {"reopen": "sending"},
     "suppressed": {},
     "cancelled": {},
 }

@@ -43,6 +43,10 @@ class Claim(msgspec.Struct, frozen=True):
 
     chunk: Chunk
     claims: int
+    expires_at: datetime
+    """When its send's time is over, as it is now: a retry moves it."""
+    stopped: bool
+    late: bool
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -79,6 +83,7 @@ async def insert_send(
         float(asked.ttl_s),
         asked.scheduled_for,
         asked.token_count,
+        None if asked.late_s is None else float(asked.late_s),
     )
     return _send(_there(row))
 
@@ -86,6 +91,10 @@ async def insert_send(
 async def find_send(db: Database | Connection, org: OrgId, send: SendId) -> Send | None:
     row = await db.fetchrow(SQL.find_send, org, send)
     return None if row is None else _send(row)
+
+
+async def sends_of(db: Database | Connection, org: OrgId, sends: Sequence[SendId]) -> list[Send]:
+    return [_send(row) for row in await db.fetch(SQL.sends_of, org, list(sends))]
 
 
 async def list_sends(
@@ -106,6 +115,29 @@ async def step_send(db: Database | Connection, org: OrgId, send: SendId, step: s
     """Take a step of state.py; None when the send does not stand where the step begins."""
     row = await db.fetchrow(SQL.step_send, org, send, destination(step), origins(step), closes)
     return None if row is None else _send(row)
+
+
+async def stop_send(db: Database | Connection, org: OrgId, send: SendId) -> Send | None:
+    """None when the send has not begun or is closed."""
+    row = await db.fetchrow(SQL.stop_send, org, send, destination("stop"), origins("stop"))
+    return None if row is None else _send(row)
+
+
+async def lock_send(connection: Connection, org: OrgId, send: SendId) -> Send | None:
+    row = await connection.fetchrow(SQL.lock_send, org, send)
+    return None if row is None else _send(row)
+
+
+async def reopen_send(connection: Connection, org: OrgId, send: SendId, *, renews: bool) -> Send:
+    """A closed send runs again, and has its time anew; one that runs or is paused stays so, and has it if `renews`."""
+    row = await connection.fetchrow(SQL.reopen_send, org, send, destination("reopen"), origins("reopen"), renews)
+    return _send(_there(row))
+
+
+async def take_numbers(connection: Connection, org: OrgId, send: SendId, shard: int, n: int) -> int:
+    """The first of the next `n` chunk numbers of a shard."""
+    first: int = _there(await connection.fetchrow(SQL.take_numbers, [org], [send], [shard], [n]))["first"]
+    return first
 
 
 async def claim_scheduled(db: Database | Connection, limit: int, log_position: int) -> int:
@@ -225,7 +257,7 @@ async def claim_chunks(
         [due.seq for due in wanted],
         list(epochs),
     )
-    return [Claim(_chunk(row), row["claims"]) for row in rows]
+    return [Claim(_chunk(row), row["claims"], row["expires_at"], row["stopped"], row["late"]) for row in rows]
 
 
 async def recorded(db: Database | Connection, chunk: Chunk) -> set[int]:
@@ -234,8 +266,9 @@ async def recorded(db: Database | Connection, chunk: Chunk) -> set[int]:
     return {row["position"] for row in rows}
 
 
-async def park_chunk(connection: Connection, chunk: Chunk) -> None:
-    await connection.execute(SQL.park_chunk, chunk.org, chunk.send, chunk.shard, chunk.seq)
+async def end_chunk(connection: Connection, chunk: Chunk, state: str, reason: str) -> None:
+    """Close a chunk as it is: one outcome for everybody in it who has none."""
+    await connection.execute(SQL.end_chunk, chunk.org, chunk.send, chunk.shard, chunk.seq, state, reason)
     await connection.execute(SQL.close_chunk, chunk.org, chunk.send, chunk.shard, chunk.seq)
 
 

@@ -35,6 +35,8 @@ async def submit(kernel: Kernel, asked: Submission) -> Send:
     log_position = await kernel.bus.head()
     send = await store.insert_send(kernel.db, asked.org, SendId(new_id()), asked, log_position)
     await kernel.bus.wake(WAKE_SCHEDULE if send.status == "scheduled" else WAKE_PLAN)
+    if send.status == "scheduled":
+        await kernel.bus.wake(WAKE_ACCOUNT)  # For one that goes out, its first outcome does.
     return send
 
 
@@ -42,8 +44,12 @@ async def cancel(kernel: Kernel, org: OrgId, send: SendId, *, project: ProjectId
     """B097: a scheduled send whose claim has not started becomes `cancelled`, any other is a conflict. Compare and set,
     so that of a cancel and a claim at the same time exactly one happens (F-L7)."""
     await find_send(kernel, org, send, project=project)
-    cancelled = await store.step_send(kernel.db, org, send, "cancel", closes=True)
+    async with kernel.db.transaction() as connection:
+        cancelled = await store.step_send(connection, org, send, "cancel", closes=True)
+        if cancelled is not None:
+            await connection.execute(store.SQL.add_news, org, send, "cancelled")
     if cancelled is not None:
+        await kernel.bus.wake(WAKE_ACCOUNT)
         return cancelled
     found = await find_send(kernel, org, send, project=project)
     raise Conflict(f"A send that is {found.status} cannot be cancelled.", CANCEL_REASONS[found.status])

@@ -1,6 +1,8 @@
 """Push: devices, credentials, templates and tests, and the channel that delivery sends through."""
 
 from sendora.kernel.module import Module
+from sendora.modules.push import receipts
+from sendora.modules.push.catalogue import Event, events_of
 from sendora.modules.push.channel import PushChannel
 from sendora.modules.push.consumers import CONSUMERS
 from sendora.modules.push.credentials import examine_credentials
@@ -11,13 +13,13 @@ from sendora.modules.push.service import send
 from sendora.modules.push.store.targets import reach
 from sendora.modules.push.why import why_not
 
-__all__ = ["PushChannel", "examine_credentials", "module", "reach", "send", "why_not"]
+__all__ = ["Event", "PushChannel", "events_of", "examine_credentials", "module", "reach", "send", "why_not"]
 
 module = Module(
     name="push",
     routes=ROUTES,
     hot=HOT,
-    consumers=CONSUMERS,
+    consumers=(*CONSUMERS, *receipts.CONSUMERS),
     jobs=JOBS,
     channel=PushChannel(),
     erase=erase,

@@ -230,6 +230,7 @@ async def _tell(kernel: Kernel, subject: str, opens: Sequence[Open]) -> None:
                 Opened(
                     send=one.send,
                     recipient=None if one.recipient == NIL else one.recipient,
+                    user_id=one.user_id,
                     at=iso(one.clicked_at or one.opened_at if subject == CLICKED else one.opened_at),
                     click_action=one.action if subject == CLICKED else None,
                 )

@@ -1,4 +1,4 @@
-"""One person in this room: devices, what they were sent, and what was opened on them."""
+"""One person in this room: devices, what they were sent, and what arrived and was opened there."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -10,7 +10,7 @@ from sendora.kernel.ids import OrgId, ProjectId
 from sendora.kernel.life import Kernel
 from sendora.modules import profiles
 from sendora.modules.push.channel import NAME
-from sendora.modules.push.store import feedback, tokens
+from sendora.modules.push.store import feedback, receipts, tokens
 
 USER_IDS: Final = "userIds"
 TOKENS: Final = "tokens"
@@ -26,6 +26,7 @@ async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str
             devices = await tokens.of_person(connection, org, project, name)
             forgotten = await tokens.forget(connection, org, project, name)
             await feedback.forget_opens(connection, org, forgotten)
+            await receipts.forget(connection, org, forgotten)
         await ledger.forget_target(kernel, org, project, NAME, USER_IDS, [name])
         await ledger.forget_target(kernel, org, project, NAME, TOKENS, [device.token for device in devices])
         await ledger.forget_words(kernel, org, project, NAME, USER_IDS, name)

@@ -68,6 +68,7 @@ async def send(kernel: Kernel, principal: Principal, data: SendIn) -> Requested:
             scheduled_for=data.scheduled_for,
             ttl_s=data.ttl_seconds or NOW_OR_NEVER_S,
             token_count=token_count,
+            late_s=data.max_lateness_seconds,
         ),
     )
     return requested(submitted)

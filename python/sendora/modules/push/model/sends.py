@@ -39,11 +39,20 @@ NOW_OR_NEVER_S: Final = 60
 """`ttlSeconds: 0` tells the provider to try once and keep nothing. We ourselves need a moment to plan and to dispatch,
 so the send lives this long, and the provider is still told 0."""
 
+LATENESS_MAX_S: Final = TTL_MAX_S
+"""Longer than the longest lifetime says nothing."""
+
 SCHEDULE_MAX: Final = timedelta(days=366)
 
 COLLAPSE_BYTES_MAX: Final = 64
 """apns-collapse-id (providers.md 1.3)."""
 
+REASONS_MAX: Final = 100
+"""Reasons of one retry; a send has a handful."""
+
+RecipientState = Literal["accepted", "rejected", "suppressed", "expired", "unknown", "open"]
+
+Reason = Annotated[str, Meta(min_length=1, max_length=200)]
 UserId = Annotated[str, Meta(min_length=1, max_length=256)]
 RawToken = Annotated[str, Meta(min_length=1, max_length=TOKEN_MAX)]
 
@@ -82,6 +91,7 @@ class SendIn(WireIn, frozen=True, kw_only=True):
     silent: bool = False
     raw: Raw | None = None
     exclude_audience_ids: Annotated[list[UUID], Meta(max_length=EXCLUDED_MAX)] | None = None
+    max_lateness_seconds: Annotated[int, Meta(ge=1, le=LATENESS_MAX_S)] | None = None
 
 
 class Content(Wire, frozen=True, kw_only=True):
@@ -169,6 +179,43 @@ class SendShown(Wire, frozen=True, kw_only=True):
 class Cancelled(Wire, frozen=True, kw_only=True):
     id: UUID
     status: str
+
+
+class Controlled(Wire, frozen=True, kw_only=True):
+    """The answer to pause, resume and stop."""
+
+    id: UUID
+    status: str
+    counts: Counts
+
+
+class RetryIn(WireIn, frozen=True, kw_only=True):
+    """Body of `POST /push/sends/{id}/retry-failed`."""
+
+    reasons: Annotated[list[Reason], Meta(min_length=1, max_length=REASONS_MAX)] | None = None
+    """Only these; unless given, every reason that may pass."""
+
+
+class Retried(Wire, frozen=True, kw_only=True):
+    id: UUID
+    status: str
+    retried: int
+
+
+class RecipientShown(Wire, frozen=True, kw_only=True):
+    """One address of a send: where it stands, and what its device said."""
+
+    recipient_id: UUID
+    user_id: str | None
+    state: str
+    reason: str | None
+    variant: str | None
+    provider_id: str | None
+    attempt: int
+    repeated: bool
+    delivered_at: str | None
+    opened_at: str | None
+    clicked_at: str | None
 
 
 class TrackOpen(WireIn, frozen=True, kw_only=True):

@@ -1,7 +1,16 @@
-"""Push over HTTP: `tokens` (devices and opens, the hot ones), `sends`, `content` (templates, A/B tests), and `setup`
-(policies, credentials), and `traces`."""
+"""Push over HTTP: `tokens` (devices and opens) and `receipts`, the hot ones; `sends`, `control` (pause, resume, stop,
+retry), `recipients` and `traces`; `content` (templates, A/B tests), and `setup` (policies, credentials)."""
 
-from sendora.modules.push.routes import content, sends, setup, tokens, traces
+from sendora.modules.push.routes import content, control, receipts, recipients, sends, setup, tokens, traces
 
-HOT = tokens.HOT
-ROUTES = (*tokens.ROUTES, *sends.ROUTES, *content.ROUTES, *setup.ROUTES, *traces.ROUTES)
+HOT = (*tokens.HOT, *receipts.HOT)
+ROUTES = (
+    *tokens.ROUTES,
+    *receipts.ROUTES,
+    *sends.ROUTES,
+    *control.ROUTES,
+    *recipients.ROUTES,
+    *traces.ROUTES,
+    *content.ROUTES,
+    *setup.ROUTES,
+)

@@ -1,5 +1,6 @@
 """Sends over HTTP: ask for one, cancel it, and see how it went."""
 
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -11,9 +12,9 @@ from sendora.delivery.phases import Send
 from sendora.kernel.clock import iso
 from sendora.kernel.errors import Conflict, NotFound, PreconditionFailed, TierRequired
 from sendora.kernel.http import Paged, Principal, delete, get, post
-from sendora.kernel.ids import SendId, parse_id
+from sendora.kernel.ids import OrgId, SendId, parse_id
 from sendora.kernel.life import Kernel
-from sendora.kernel.wire import Page, Wire
+from sendora.kernel.wire import Listed, Page, Wire
 from sendora.modules.push import service
 from sendora.modules.push.channel import NAME
 from sendora.modules.push.model.sends import (
@@ -26,7 +27,7 @@ from sendora.modules.push.model.sends import (
     SendShown,
     Target,
 )
-from sendora.modules.push.store import feedback
+from sendora.modules.push.store import feedback, receipts
 
 DELIVERED: Final = "delivered"
 """Matches sends with a receipt (C96)."""
@@ -73,11 +74,13 @@ async def list_sends(
 ) -> Paged[SendShown]:
     """The newest first (B101). Counts are as far as they have been folded; one send's own page is exact."""
     if status == DELIVERED:
-        return Paged([], page.pagination(0))
-    listed = await report.list_sends(
-        kernel, principal.org, principal.project, NAME, page=page, statuses=None if status is None else [status]
-    )
-    counted = await report.counts(kernel, principal.org, listed.rows)
+        ids = await receipts.delivered_sends(kernel.db, principal.org, principal.project, page)
+        listed = Listed(await report.find_sends(kernel, principal.org, ids.rows), ids.total)
+    else:
+        listed = await report.list_sends(
+            kernel, principal.org, principal.project, NAME, page=page, statuses=None if status is None else [status]
+        )
+    counted = await counts_of(kernel, principal.org, listed.rows)
     return Paged(
         [_shown(send, counted[send.id], NO_OPENS, None) for send in listed.rows], page.pagination(listed.total)
     )
@@ -104,8 +107,8 @@ async def delivery_health(kernel: Kernel, principal: Principal) -> report.Health
 @get("/push/sends/{send_id}", scope="push:read", operation="getSend", summary="Get a send and its counts")
 async def get_send(kernel: Kernel, principal: Principal, send_id: str) -> SendShown:
     """`targeted = accepted + rejected + suppressed + expired + unknown + open` (C96)."""
-    found = await _find(kernel, principal, send_id)
-    counted = await report.counts(kernel, principal.org, [found])
+    found = await find(kernel, principal, send_id)
+    counted = await counts_of(kernel, principal.org, [found])
     opens = await feedback.opens_of_send(kernel.db, principal.org, found.id)
     reason = None
     if found.status == "suppressed":
@@ -139,11 +142,24 @@ async def reconciliation(kernel: Kernel, principal: Principal, send_id: str) -> 
     return await report.reconcile(kernel, principal.org, _id(send_id), project=principal.project)
 
 
-async def _find(kernel: Kernel, principal: Principal, send_id: str) -> Send:
+async def find(kernel: Kernel, principal: Principal, send_id: str) -> Send:
+    """One of this project's; raises NotFound."""
     found = await delivery.find_send(kernel, principal.org, _id(send_id), project=principal.project)
     if found.channel != NAME:
         raise NotFound("Send")
     return found
+
+
+async def counts_of(kernel: Kernel, org: OrgId, sends: Sequence[Send]) -> dict[SendId, Counts]:
+    """The balance of each, and how many devices have told of a receipt (C93, C96)."""
+    balances = await report.counts(kernel, org, sends)
+    delivered = await receipts.delivered_of_sends(kernel.db, org, [send.id for send in sends])
+    return {
+        send: Counts(
+            **{field: getattr(balance, field) for field in balance.__struct_fields__}, delivered=delivered.get(send, 0)
+        )
+        for send, balance in balances.items()
+    }
 
 
 def _id(text: str) -> SendId:
@@ -156,16 +172,17 @@ def _id(text: str) -> SendId:
 async def _stats(kernel: Kernel, principal: Principal) -> Stats:
     counted = await report.stats(kernel, principal.org, principal.project, NAME)
     opened, clicked = await feedback.opens_of_project(kernel.db, principal.org, principal.project)
+    delivered = await receipts.delivered_of_project(kernel.db, principal.org, principal.project)
     return Stats(
         total=counted.targeted + counted.scheduled,
         sent=counted.accepted,
-        delivered=0,
+        delivered=delivered,
         failed=counted.rejected + counted.expired + counted.unknown,
         scheduled=counted.scheduled,
         suppressed=counted.suppressed,
         opened=opened,
         clicked=clicked,
-        delivery_rate=None,
+        delivery_rate=_rate(delivered, counted.accepted) if delivered else None,
         open_rate=_rate(opened, counted.accepted),
         click_rate=_rate(clicked, counted.accepted),
     )
@@ -175,14 +192,14 @@ def _rate(part: int, whole: int) -> float:
     return round(part / whole, 6) if whole else 0.0
 
 
-def _shown(send: Send, counted: report.Counts, opens: feedback.Opens, suppressed_reason: str | None) -> SendShown:
+def _shown(send: Send, counted: Counts, opens: feedback.Opens, suppressed_reason: str | None) -> SendShown:
     content, target = msgspec.convert(send.content, Content), msgspec.convert(send.target, Target)
     audience: UUID | None = target.audience_id
     return SendShown(
         id=send.id,
         status=send.status,
         token_count=send.token_count,
-        counts=Counts(**{field: getattr(counted, field) for field in counted.__struct_fields__}, delivered=0),
+        counts=counted,
         audience_as_of=None if send.audience_as_of is None else iso(send.audience_as_of),
         scheduled_for=None if send.scheduled_for is None else iso(send.scheduled_for),
         created_at=iso(send.created_at),

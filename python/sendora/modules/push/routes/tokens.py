@@ -24,7 +24,7 @@ from sendora.kernel.http import (
     hot_route,
     take,
 )
-from sendora.kernel.ids import NIL, OrgId, TokenId, new_id, parse_id
+from sendora.kernel.ids import OrgId, TokenId, new_id, parse_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.outbound import BlockedAddress
 from sendora.kernel.wire import Page, decode, success
@@ -32,6 +32,7 @@ from sendora.modules import profiles
 from sendora.modules.push import credentials
 from sendora.modules.push.gather import Gatherer
 from sendora.modules.push.lifecycle import OPENS, OpenSaid, OpensSaid
+from sendora.modules.push.model.receipts import addressed
 from sendora.modules.push.model.sends import Tracked, TrackOpen
 from sendora.modules.push.model.tokens import (
     RegistrationIn,
@@ -51,9 +52,6 @@ OPENS_MAX: Final = 5_000
 
 WAITING_MAX: Final = 20_000
 """Requests of one process that may wait; then 503, before memory fills."""
-
-DELIVERY_ID: Final = 64
-"""Hexadecimal digits of a sendoraDeliveryId: the send's id, then the recipient's (C38)."""
 
 BODY_TAP: Final = ("", "body")
 """C39."""
@@ -177,17 +175,10 @@ def _of(kernel: Kernel) -> _Hot:
 
 def _opened(text: str) -> tuple[UUID, UUID]:
     """(send, recipient); NIL for a device that only knows the send."""
-    send = parse_id(text)
-    if send is not None:
-        return send, NIL
-    if len(text) == DELIVERY_ID:
-        try:
-            both = bytes.fromhex(text)
-        except ValueError:
-            both = b""
-        if len(both) == DELIVERY_ID // 2:
-            return UUID(bytes=both[:16]), UUID(bytes=both[16:])
-    raise ValidationFailed({"sendId": ["Neither a send's id nor a sendoraDeliveryId"]})
+    found = addressed(text)
+    if found is None:
+        raise ValidationFailed({"sendId": ["Neither a send's id nor a sendoraDeliveryId"]})
+    return found
 
 
 HOT = (register.hot, track_open.hot)

@@ -24,6 +24,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
     opened_at: datetime
     clicked_at: datetime | None = None
     action: str | None = None
+    user_id: str | None = None
+    """Whose device it is, once it is recorded."""
 
     @property
     def key(self) -> tuple[OrgId, SendId, UUID]:
@@ -84,6 +86,7 @@ async def record_opens(db: Database | Connection, opens: Sequence[Open]) -> list
             opened_at=row["opened_at"],
             clicked_at=row["clicked_at"],
             action=row["click_action"],
+            user_id=row["user_id"],
         )
         for row in rows
     ]

@@ -5,20 +5,24 @@
 -- An open of a send that is not of the caller's project, or of a device that is not of the org, is dropped: anybody who has
 -- the public key can make one up (C94). The first instant counts. OFFSET 0 keeps both look-ups by the primary key: else all
 -- devices of all orgs may be read for a handful of opens.
-INSERT INTO push_opens AS o (org_id, send_id, recipient, opened_at, clicked_at, click_action)
-SELECT g.org, g.send, g.recipient, g.opened_at, g.clicked_at, g.action
-  FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], $7::text[])
-    AS g (org, project, send, recipient, opened_at, clicked_at, action)
- CROSS JOIN LATERAL (SELECT project_id, channel FROM sends WHERE org_id = g.org AND id = g.send OFFSET 0) AS s
-  LEFT JOIN LATERAL (SELECT id FROM push_tokens WHERE org_id = g.org AND id = g.recipient OFFSET 0) AS t ON true
- WHERE s.project_id = g.project AND s.channel = 'push'
-   AND (g.recipient = '00000000-0000-0000-0000-000000000000' OR t.id IS NOT NULL)
- ORDER BY g.org, g.send, g.recipient
-ON CONFLICT (org_id, send_id, recipient) DO UPDATE SET
-    opened_at = least(o.opened_at, excluded.opened_at),
-    clicked_at = coalesce(o.clicked_at, excluded.clicked_at),
-    click_action = coalesce(o.click_action, excluded.click_action)
-RETURNING org_id, send_id, recipient, opened_at, clicked_at, click_action;
+WITH said AS MATERIALIZED (
+    SELECT g.org AS org_id, g.send AS send_id, g.recipient, g.opened_at, g.clicked_at, g.action, t.user_id
+      FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], $7::text[])
+        AS g (org, project, send, recipient, opened_at, clicked_at, action)
+     CROSS JOIN LATERAL (SELECT project_id, channel FROM sends WHERE org_id = g.org AND id = g.send OFFSET 0) AS s
+      LEFT JOIN LATERAL (SELECT id, user_id FROM push_tokens WHERE org_id = g.org AND id = g.recipient OFFSET 0) AS t ON true
+     WHERE s.project_id = g.project AND s.channel = 'push'
+       AND (g.recipient = '00000000-0000-0000-0000-000000000000' OR t.id IS NOT NULL)
+), written AS (
+    INSERT INTO push_opens AS o (org_id, send_id, recipient, opened_at, clicked_at, click_action)
+    SELECT org_id, send_id, recipient, opened_at, clicked_at, action FROM said ORDER BY org_id, send_id, recipient
+    ON CONFLICT (org_id, send_id, recipient) DO UPDATE SET
+        opened_at = least(o.opened_at, excluded.opened_at),
+        clicked_at = coalesce(o.clicked_at, excluded.clicked_at),
+        click_action = coalesce(o.click_action, excluded.click_action)
+    RETURNING org_id, send_id, recipient, opened_at, clicked_at, click_action
+)
+SELECT w.*, s.user_id FROM written w JOIN said s USING (org_id, send_id, recipient);
 
 -- name: opens_of_send
 SELECT min(opened_at) AS opened_at, min(clicked_at) AS clicked_at,
