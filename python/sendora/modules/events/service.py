@@ -42,7 +42,7 @@ async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str
 
 async def make_anew(kernel: Kernel, org: OrgId, project: ProjectId) -> None:
     """Whatever was made of the project's people and events (an index, its snapshot) is made anew: they have changed in
-    a way of which the log does not tell. Under a deletion request once, when the last of the person's names has gone."""
+    a way of which the log does not tell. Under a deletion request once, when the last of the person's names is gone."""
     await store.cut_project(kernel.db, org, project)
     await kernel.bus.wake(WAKE_CUTS)
 
