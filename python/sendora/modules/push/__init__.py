@@ -9,8 +9,9 @@ from sendora.modules.push.people import erase, export
 from sendora.modules.push.routes import HOT, ROUTES
 from sendora.modules.push.service import send
 from sendora.modules.push.store.targets import reach
+from sendora.modules.push.store.tokens import find as find_token
 
-__all__ = ["PushChannel", "examine_credentials", "module", "reach", "send"]
+__all__ = ["PushChannel", "examine_credentials", "find_token", "module", "reach", "send"]
 
 module = Module(
     name="push",
