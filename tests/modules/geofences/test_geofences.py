@@ -19,7 +19,7 @@ CAFE: dict[str, Any] = {
     "latitude": 48.2082,
     "longitude": 16.3738,
     "radiusMeters": 150,
-    "triggers": ["exit", "enter"],
+    "triggers": ["exit", "enter", "exit"],
 }
 
 
@@ -77,6 +77,7 @@ async def test_a_fence_is_made_changed_and_deleted(api: Api, org: Org) -> None:
         ({"radiusMeters": 0}, "radiusMeters"),
         ({"radiusMeters": 1e9}, "radiusMeters"),
         ({"triggers": []}, "triggers"),
+        ({"triggers": ["enter"] * 4}, "triggers"),
         ({"triggers": ["enter", "hover"]}, "triggers"),
         ({"priority": 1.5}, "priority"),
         ({"priority": 2**40}, "priority"),

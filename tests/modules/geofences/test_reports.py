@@ -228,7 +228,7 @@ async def log(kernel: Kernel, fresh_database: Postgres) -> AsyncIterator[Log]:
 async def test_what_is_delivered_again_is_counted_once(log: Log) -> None:
     """F-N3, F-N4: the same frames again, alone or with new ones; duplicates within and across frames; and of all that
     only what clients posted is somebody's month."""
-    said = GeofenceIn(name="x", latitude=0.0, longitude=0.0, radius_meters=1.0, triggers=frozenset({"enter"}))
+    said = GeofenceIn(name="x", latitude=0.0, longitude=0.0, radius_meters=1.0, triggers=("enter",))
     made = await store.insert(log.kernel.db, log.org, log.project, said)  # type: ignore[arg-type]
     assert made is not None
     at = iso(datetime.now(UTC))

@@ -1,6 +1,7 @@
 """Geofences: what a circle may be (B133), how far it is from a device, and what a device reports (B135)."""
 
 import math
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Final, Literal
 from uuid import UUID, uuid5
@@ -53,7 +54,7 @@ Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 Radius = Annotated[float, Meta(gt=0, le=RADIUS_MAX_M)]
 Priority = Annotated[int, Meta(ge=-PRIORITY_MAX, le=PRIORITY_MAX)]
-Triggers = Annotated[frozenset[Trigger], Meta(min_length=1)]
+Triggers = Annotated[tuple[Trigger, ...], Meta(min_length=1, max_length=3)]
 DwellSeconds = Annotated[int, Meta(ge=1, le=DWELL_MAX_S)]
 
 
@@ -237,5 +238,6 @@ def event_id_of(report: ReportIn, person: str | None) -> str | None:
     return str(uuid5(report.geofence_id, told.decode()))
 
 
-def ordered(triggers: frozenset[Trigger]) -> list[Trigger]:
+def ordered(triggers: Collection[Trigger]) -> list[Trigger]:
+    """Each once, as a visit goes."""
     return [trigger for trigger in EVENT_TYPES if trigger in triggers]

@@ -2,7 +2,7 @@
 -- reads: events, event_skips
 
 -- name: insert
--- Nothing when the project is full. Two at the same moment may pass the bound by one, which is no harm.
+-- Nothing when the project is full. Several at the same moment may pass the bound together, which is no harm.
 INSERT INTO geofences (org_id, id, project_id, name, latitude, longitude, radius_meters, triggers, priority, enabled,
                        dwell_seconds)
 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
@@ -47,9 +47,14 @@ SELECT * FROM gone;
 -- name: skips
 SELECT position, ordinals FROM event_skips WHERE lane = 0 AND position = ANY($1::bigint[]);
 
+-- name: by_index
+-- For this transaction: plan the look-up for the partitions as they are now. A plan that was made when the month's was empty
+-- would read all of it for each key once it has grown.
+SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true);
+
 -- name: count_stored
--- The transitions behind these keys, each of which was stored when the storer passed it. Whoever was erased since, and
--- whatever is of a fence that is gone, counts no more.
+-- The transitions behind these keys, as the storer has stored them. What is of a fence that is gone counts no more, and
+-- neither does what was erased before it was counted.
 INSERT INTO geofence_days AS d (org_id, geofence_id, day, entered, exited, dwelled)
 SELECT f.org_id, f.id, (e.occurred_at AT TIME ZONE 'UTC')::date,
        count(*) FILTER (WHERE e.event_type = 'geofence.entered'),

@@ -122,6 +122,7 @@ async def count(connection: Connection, frames: Sequence[Message]) -> None:
     stored = [
         keys[ordinal * KEY_BYTES : (ordinal + 1) * KEY_BYTES] for ordinal in range(len(batch)) if ordinal not in skipped
     ]
+    await connection.execute(SQL.by_index)
     await connection.execute(
         SQL.count_stored, [UUID(bytes=key[:16]) for key in stored], [UUID(bytes=key[16:]) for key in stored], MODULE
     )
