@@ -13,7 +13,7 @@ from tests.modules.push.conftest import subscription
 
 from sendora.delivery.account import Ended, Outcomes
 from sendora.kernel.bus import Message, Position
-from sendora.kernel.ids import TokenId, new_id
+from sendora.kernel.ids import new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Database
 from sendora.modules.push.consumers import prune
@@ -362,19 +362,3 @@ async def test_a_replaced_token_is_not_restored(api: Api, kernel: Kernel, org: O
     assert set(await quarantined(api, org)) == {first, second}
     assert await restore(api, org, provider="fcm") == (1, False)
     assert await active(api, org) == {second, fine}
-
-
-async def test_a_token_learns_its_environment(api: Api, kernel: Kernel, org: Org, make: Make) -> None:
-    """What Apple has shown stays until a registration says otherwise; nobody else's devices have any."""
-    token = uuid4().hex * 2
-    phone = await make.token(org, token)
-    android = await make.token(org, uuid4().hex, "android")
-    other = await make.org()
-    theirs = await make.token(other, uuid4().hex * 2)
-    everybody = [TokenId(UUID(one["id"])) for one in (phone, android, theirs)]
-    await store.set_environment(kernel.db, org.id, everybody, "sandbox")
-    listed = {row["id"]: row["environment"] for row in (await api.get("/push/tokens", key=org.sk)).data}
-    assert listed == {phone["id"]: "sandbox", android["id"]: "production"}
-    assert (await api.get("/push/tokens", key=other.sk)).data[0]["environment"] == "production"
-    assert (await make.token(org, token))["environment"] == "sandbox"
-    assert (await make.token(org, token, environment="production"))["environment"] == "production"

@@ -13,7 +13,7 @@ from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, ProjectId, TokenId, new_id
 from sendora.kernel.pg import Connection, Database, queries
 from sendora.kernel.wire import Listed, Page
-from sendora.modules.push.model.tokens import Environment, Registration, TokenShown
+from sendora.modules.push.model.tokens import Registration, TokenShown
 
 SQL: Final = queries(__file__, "tokens.sql")
 
@@ -78,14 +78,6 @@ async def find(db: Database | Connection, org: OrgId, project: ProjectId, token:
     """A device that was registered, by the row's id."""
     row = await db.fetchrow(SQL.find, org, project, token, RAW)
     return None if row is None else shown(row)
-
-
-async def set_environment(
-    db: Database | Connection, org: OrgId, tokens: Sequence[TokenId], environment: Environment
-) -> None:
-    """What a provider has taught us of Apple's devices: which of its two hosts knows them. A registration that names
-    another one is believed again."""
-    await db.execute(SQL.set_environment, org, list(tokens), environment)
 
 
 async def listed(

@@ -100,10 +100,6 @@ SELECT org_id, token, id, user_id, platform, is_active, locale, timezone, app_ve
        registered_at
   FROM push_tokens WHERE org_id = $1 AND project_id = $2 AND id = $3 AND retired_reason IS DISTINCT FROM $4;
 
--- name: set_environment
-UPDATE push_tokens SET environment = $3
- WHERE org_id = $1 AND id = ANY($2::uuid[]) AND platform = 'ios' AND environment <> $3;
-
 -- name: listed
 SELECT org_id, token, id, user_id, platform, is_active, locale, timezone, app_version, environment, bundle_id, device_id,
        registered_at,
