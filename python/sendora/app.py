@@ -30,7 +30,7 @@ from sendora.kernel.jobs import JobRunner
 from sendora.kernel.life import open_kernel, run_services
 from sendora.kernel.limits import Idempotency
 from sendora.kernel.module import Job, Module
-from sendora.modules import audiences, consent, data_io, events, orgs, profiles, push
+from sendora.modules import audiences, consent, data_io, events, geofences, orgs, profiles, push
 
 MODULES: Final[Sequence[Module]] = (
     orgs.module,
@@ -39,6 +39,7 @@ MODULES: Final[Sequence[Module]] = (
     events.module,
     audiences.module,
     push.module,
+    geofences.module,
     data_io.module,
 )
 

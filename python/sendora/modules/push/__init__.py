@@ -11,9 +11,20 @@ from sendora.modules.push.people import erase, export
 from sendora.modules.push.routes import HOT, ROUTES
 from sendora.modules.push.service import send
 from sendora.modules.push.store.targets import reach
+from sendora.modules.push.store.tokens import find as find_token
 from sendora.modules.push.why import why_not
 
-__all__ = ["Event", "PushChannel", "events_of", "examine_credentials", "module", "reach", "send", "why_not"]
+__all__ = [
+    "Event",
+    "PushChannel",
+    "events_of",
+    "examine_credentials",
+    "find_token",
+    "module",
+    "reach",
+    "send",
+    "why_not",
+]
 
 module = Module(
     name="push",
