@@ -30,9 +30,16 @@ from sendora.kernel.jobs import JobRunner
 from sendora.kernel.life import open_kernel, run_services
 from sendora.kernel.limits import Idempotency
 from sendora.kernel.module import Job, Module
-from sendora.modules import audiences, events, orgs, profiles, push
+from sendora.modules import audiences, events, live_activities, orgs, profiles, push
 
-MODULES: Final[Sequence[Module]] = (orgs.module, profiles.module, events.module, audiences.module, push.module)
+MODULES: Final[Sequence[Module]] = (
+    orgs.module,
+    profiles.module,
+    events.module,
+    audiences.module,
+    push.module,
+    live_activities.module,
+)
 
 CHANNELS: Final[dict[str, Channel]] = {
     module.channel.name: module.channel for module in MODULES if module.channel is not None
