@@ -38,13 +38,16 @@ CREATE UNIQUE INDEX live_activities_by_token ON live_activities (org_id, token) 
 CREATE INDEX live_activities_by_user ON live_activities (org_id, project_id, user_id, activity_type, external_id);
 CREATE INDEX live_activities_listed ON live_activities (org_id, project_id, status, id DESC);
 
+-- Whom a start was for.
+CREATE INDEX live_activities_of_start ON live_activities (org_id, start_send) WHERE start_send IS NOT NULL;
+
 -- What the jobs look for: who has lived too long, who has never begun, what nobody was told of, what can be forgotten.
 CREATE INDEX live_activities_aging ON live_activities (started_at) WHERE status = 'active';
 CREATE INDEX live_activities_starting ON live_activities (created_at) WHERE status = 'starting';
 CREATE INDEX live_activities_untold ON live_activities (updated_at) WHERE told <> status;
 CREATE INDEX live_activities_over ON live_activities (ended_at) WHERE ended_at IS NOT NULL;
 
--- What each update and the end say; their sends only refer to it, so that an erasure finds it here.
+-- What each update and the end say, and what a start says. Their sends only refer to it, so that an erasure finds it here.
 CREATE TABLE live_activity_updates (
     org_id        uuid NOT NULL,
     activity_id   uuid NOT NULL,
@@ -54,11 +57,18 @@ CREATE TABLE live_activity_updates (
     urgent        boolean NOT NULL,           -- priority 10, which Apple counts
     content_state jsonb,
     alert         jsonb,                      -- {"title", "body"}
-    stale_at      timestamptz,
-    dismiss_at    timestamptz,
+    stale_s       bigint,                     -- dates as Apple takes them, seconds since 1970: any that a caller may write
+    dismiss_s     bigint,
     relevance     double precision,
     created_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (org_id, activity_id, stamp)
+);
+
+CREATE TABLE live_activity_starts (
+    org_id        uuid NOT NULL,
+    send_id       uuid NOT NULL,
+    said          jsonb NOT NULL,
+    PRIMARY KEY (org_id, send_id)
 );
 
 -- Push-to-start tokens (iOS 17.2 and later): one for each person, device and type of activity.

@@ -1,6 +1,7 @@
 """Activities over HTTP: tokens, states, ends, starts, and who may ask."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -279,6 +280,17 @@ async def test_what_is_no_update(live: Live, db: Database, said: dict[str, Any],
     assert not await db.fetchval("SELECT count(*) FROM sends WHERE org_id = $1", live.org.id)
 
 
+@pytest.mark.rule("B024")
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_every_date_that_can_be_written(live: Live, date: str) -> None:
+    """Also those that no calendar in UTC has."""
+    id_ = await live.begun()
+    assert (await live.update(id_, staleDate=date, relevanceScore=-1e308)).status == 200
+    assert (await live.end(id_, {"dismissalDate": date})).status == 200
+    await live.register_starter()
+    assert (await live.start(["ada"], staleDate=date, externalId="order-2")).status == 200
+
+
 @pytest.mark.rule("B027", "C03")
 async def test_others_activities_are_not_there(live: Live, make: Make, db: Database) -> None:
     """Another org's, another project's, and what is no id."""
@@ -313,10 +325,10 @@ async def test_an_end_is_once(live: Live, db: Database) -> None:
     bye = await live.end(second, {"contentState": {"step": 9}, "dismissalDate": "2026-01-01T00:00:00Z"})
     assert bye.status == 200
     said = await db.fetch(
-        "SELECT activity_id, content_state, dismiss_at FROM live_activity_updates WHERE org_id = $1 AND event = 'end'",
+        "SELECT activity_id, content_state, dismiss_s FROM live_activity_updates WHERE org_id = $1 AND event = 'end'",
         live.org.id,
     )
-    assert {str(row["activity_id"]): (row["content_state"], row["dismiss_at"] is None) for row in said} == {
+    assert {str(row["activity_id"]): (row["content_state"], row["dismiss_s"] is None) for row in said} == {
         first: ({"step": 1}, True),
         second: ({"step": 9}, False),
     }
@@ -374,6 +386,7 @@ async def test_a_start_is_once_for_each_person(live: Live, make: Make, db: Datab
     assert set(send["target"]["activities"]) == {one["id"] for one in starting}
     again = await live.start(["ada", "bob", "carl"])
     assert again.data["tokenCount"] == 0
+    assert await db.fetchval("SELECT count(*) FROM live_activity_starts WHERE org_id = $1", live.org.id) == 1
     assert (await live.start(["ada"], externalId="order-2")).data["tokenCount"] == 1
     assert (await live.start(["ada"], activityType="Ride")).data["tokenCount"] == 0, "no token of that type"
 
@@ -451,6 +464,8 @@ async def test_a_person_is_forgotten(live: Live, make: Make, kernel: Kernel, db:
     await live.register_starter(userId="bob")
     await live.update(mine, {"secret": "ada-likes-tea"})
     await live.update(theirs)
+    await live.start(["ada"], externalId="order-3", attributes={"secret": "ada-likes-cake"})
+    await live.start(["ada", "bob"], externalId="order-4")
     module = live_activities.module
     assert module.erase is not None and module.export is not None
 
@@ -459,13 +474,26 @@ async def test_a_person_is_forgotten(live: Live, make: Make, kernel: Kernel, db:
         return [row async for row in module.export(kernel, live.org.id, live.org.project, name)]
 
     told = await exported("ada")
-    assert sorted(key for row in told for key in row) == ["liveActivity", "liveActivityUpdate", "pushToStartToken"]
-    assert "ada-likes-tea" in str(told)
+    assert Counter(key for row in told for key in row) == {
+        "liveActivity": 3,
+        "liveActivityStart": 2,
+        "liveActivityUpdate": 1,
+        "pushToStartToken": 1,
+    }
+    assert "ada-likes-tea" in str(told) and "ada-likes-cake" in str(told)
     for _ in range(2):
         await module.erase(kernel, live.org.id, live.org.project, "ada")
     assert await exported("ada") == []
-    assert len(await exported("bob")) == 3
-    for table in ("live_activities", "live_activity_updates", "live_activity_starters"):
-        assert await db.fetchval(f"SELECT count(*) FROM {table} WHERE org_id = $1", live.org.id) == 1
-    left = await db.fetch("SELECT s::text FROM sends s WHERE org_id = $1", live.org.id)
+    assert len(await exported("bob")) == 5
+    left: list[Any] = []
+    for table, rows in (
+        ("live_activities", 2),
+        ("live_activity_updates", 1),
+        ("live_activity_starts", 1),
+        ("live_activity_starters", 1),
+        ("sends", 4),
+    ):
+        found = await db.fetch(f"SELECT t::text FROM {table} t WHERE org_id = $1", live.org.id)
+        assert len(found) == rows, table
+        left += found
     assert "ada" not in str(left)

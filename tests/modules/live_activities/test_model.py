@@ -24,7 +24,8 @@ from sendora.modules.live_activities.model import (
     Said,
     Status,
     is_urgent,
-    place,
+    resolve,
+    seconds,
     ttl_s,
     untold,
 )
@@ -48,6 +49,7 @@ def activity(status: Status, token: str | None = None, told: Status = "starting"
         "reason": None,
         "stamp": 0,
         "content_state": None,
+        "start_send": None,
         "told": told,
         "created_at": AT,
         "started_at": AT if token else None,
@@ -80,7 +82,7 @@ def test_what_a_registration_means(there: list[tuple[Status, str | None]], verb:
     """B129: what lives is rotated, what is over stays over; the end of something that had not told its token reaches
     it. Rows in the order in which they were made."""
     rows = [activity(status, token) for status, token in there]
-    said, row = place(rows, "new")
+    said, row = resolve(rows, "new")
     assert said == verb
     assert (row is None) == (verb == "begin")
 
@@ -92,7 +94,7 @@ ROWS = st.lists(st.tuples(st.sampled_from(STATUSES), st.sampled_from(["new", "ol
 def test_a_registration_never_begins_a_second_one(there: list[tuple[Status, str | None]]) -> None:
     """While one lives under the key nothing begins, and of two that live the one with this very token is meant."""
     rows = [activity(status, token) for status, token in there]
-    verb, row = place(rows, "new")
+    verb, row = resolve(rows, "new")
     living = [one for one in rows if one.status in LIVING]
     assert (verb == "rotate") == bool(living)
     if row is not None and any(one.token == "new" for one in living):
@@ -150,7 +152,7 @@ def test_an_update_for_apple() -> None:
         urgent=True,
         content_state={"status": "delivered", "minutesAway": 0},
         alert=Alert(title="Order delivered", body="Enjoy!"),
-        stale_at=AT + timedelta(milliseconds=1_500),
+        stale_s=seconds(AT + timedelta(milliseconds=1_500)),
         relevance=75.5,
     )
     body = msgspec.json.decode(payload.apns(said, SEND, ID))
@@ -182,7 +184,7 @@ def test_a_start_and_an_end_for_apple() -> None:
     aps = msgspec.json.decode(payload.apns(start, SEND, ID))["aps"]
     assert (aps["event"], aps["attributes-type"], aps["attributes"]) == ("start", "Order", {"number": 7})
     assert aps["input-push-token"] == 1
-    end = Said(event="end", stamp=2, urgent=False, dismiss_at=datetime(1960, 1, 1, tzinfo=UTC))
+    end = Said(event="end", stamp=2, urgent=False, dismiss_s=seconds(datetime(1960, 1, 1, tzinfo=UTC)))
     assert msgspec.json.decode(payload.apns(end, SEND, ID))["aps"]["dismissal-date"] == 0
 
 
@@ -195,8 +197,8 @@ def test_an_update_for_android_is_data_alone() -> None:
         urgent=False,
         content_state={"eta": 5},
         alert=Alert(title="T", body="B"),
-        stale_at=AT,
-        dismiss_at=AT,
+        stale_s=seconds(AT),
+        dismiss_s=seconds(AT),
         relevance=1.0,
     )
     message = payload.fcm(said, SEND, NAMED)

@@ -167,6 +167,7 @@ async def test_an_update_is_a_request_to_apple(kernel: Kernel, live: Live) -> No
     newest = token()
     await live.begun(pushToken=newest, environment="sandbox")
     send = await send_of(kernel, live, said["sendId"])
+    assert send.delivery == "at_least_once"
     assert (send.channel, await recipients(kernel, send)) == (NAME, ([UUID(id_)], 0))
     built = await build(kernel, send, [UUID(id_)])
     (call,) = built.calls
@@ -238,6 +239,7 @@ async def test_a_start_goes_to_the_start_token(kernel: Kernel, live: Live, make:
     await live.register_starter(userId="bob")
     said = (await live.start(["ada", "bob", "nobody"], staleDate="2030-01-01T00:00:00Z")).data
     send = await send_of(kernel, live, said["id"])
+    assert send.delivery == "at_most_once", "a second one would be a second activity"
     whom, unreachable = await recipients(kernel, send)
     assert (len(whom), unreachable) == (2, 1)
     by_user = {one["userId"]: UUID(one["id"]) for one in await live.listed(status="starting")}
@@ -410,10 +412,15 @@ async def test_orphans_expire(kernel: Kernel, live: Live, told: Told) -> None:
 
 async def test_what_is_long_over_is_forgotten(kernel: Kernel, live: Live) -> None:
     """Thirty days after its end, with what it said; what lives is never old."""
+    await live.register_starter(userId="ada")
+    await live.register_starter(userId="bob")
+    await live.start(["ada"], externalId="order-0")
+    shared = (await live.start(["ada", "bob"], externalId="order-1")).data["id"]
+    other = (await live.listed(status="starting", userId="bob"))[0]["id"]
     old, recent, living = [await live.begun(externalId=f"order-{n}") for n in range(3)]
-    for one in (old, recent):
+    for one in (old, recent, other):
         await live.end(one)
-    for one, days in ((old, 31), (recent, 29)):
+    for one, days in ((old, 31), (other, 31), (recent, 29)):
         await kernel.db.execute(
             "UPDATE live_activities SET ended_at = ended_at - $2::interval WHERE id = $1",
             UUID(one),
@@ -428,3 +435,4 @@ async def test_what_is_long_over_is_forgotten(kernel: Kernel, live: Live) -> Non
 
     assert await left("live_activities", "id") == {recent, living}
     assert await left("live_activity_updates", "activity_id") == {recent}
+    assert await left("live_activity_starts", "send_id") == {shared}

@@ -59,10 +59,11 @@ class LiveChannel:
 
     async def open(self, kernel: Kernel, send: Send) -> "LiveSending":
         content = msgspec.convert(send.content, Content)
-        said = content.start
         if content.activity is not None and content.stamp is not None:
-            said = await store.find_said(kernel.db, send.org, content.activity, content.stamp)
-        return LiveSending(kernel, send, said)
+            return LiveSending(
+                kernel, send, await store.find_said(kernel.db, send.org, content.activity, content.stamp)
+            )
+        return LiveSending(kernel, send, await store.find_start(kernel.db, send.org, send.id))
 
 
 class LiveSending(push.PushSending):

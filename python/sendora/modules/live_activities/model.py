@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from sendora.kernel.clock import millis
 from sendora.kernel.ids import OrgId, ProjectId
 from sendora.kernel.wire import Wire, WireIn
 
@@ -131,17 +132,16 @@ class Said(Wire, frozen=True, kw_only=True):
     urgent: bool
     content_state: dict[str, Any] | None = None
     alert: Alert | None = None
-    stale_at: datetime | None = None
-    dismiss_at: datetime | None = None
+    stale_s: int | None = None
+    dismiss_s: int | None = None
     relevance: float | None = None
     attributes_type: str | None = None
     attributes: dict[str, Any] | None = None
 
 
 class Content(Wire, frozen=True, kw_only=True):
-    """`sends.content`: what a start says, or which update it is."""
+    """`sends.content`: which update it is. Neither for a start, which goes by the send's own id."""
 
-    start: Said | None = None
     activity: UUID | None = None
     stamp: int | None = None
 
@@ -169,6 +169,7 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     stamp: int
     content_state: dict[str, Any] | None
+    start_send: UUID | None
     told: Status
     created_at: datetime
     started_at: datetime | None
@@ -236,7 +237,7 @@ class Started(Wire, frozen=True, kw_only=True):
 Verb = Literal["rotate", "revive", "attach", "keep", "begin"]
 
 
-def place(rows: Sequence[Activity], token: str) -> tuple[Verb, Activity | None]:
+def resolve(rows: Sequence[Activity], token: str) -> tuple[Verb, Activity | None]:
     """What a registration means, by all activities under its (userId, activityType, externalId) (B129).
 
     `rotate`: the one that lives gets this token, also when it was only starting. `revive`: its token was called dead
@@ -259,6 +260,11 @@ def place(rows: Sequence[Activity], token: str) -> tuple[Verb, Activity | None]:
 def is_urgent(alert: Alert | None, urgent_lately: int) -> bool:
     """Priority 10 or 5; `urgent_lately`: how many of the activity's went out as 10 within the last hour."""
     return alert is not None or urgent_lately < URGENT_PER_HOUR
+
+
+def seconds(at: datetime | None) -> int | None:
+    """A date as Apple takes it: whole seconds since 1970. Any that can be written, also one that has no UTC."""
+    return None if at is None else max(millis(at) // 1_000, 0)
 
 
 def ttl_s(activity: Activity, event: Event, now: datetime) -> int:

@@ -1,13 +1,11 @@
 """What an update looks like in Apple's and in Google's words (B130; providers.md 1.7, 1.8). Pure."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
-from sendora.kernel.clock import millis
 from sendora.kernel.ids import NIL
 from sendora.modules import push
 from sendora.modules.live_activities.model import Said
@@ -37,9 +35,9 @@ def apns(said: Said, send: UUID, activity: UUID) -> bytes:
         aps |= {"attributes-type": said.attributes_type, "attributes": said.attributes, "input-push-token": 1}
     if said.alert is not None:
         aps["alert"] = {"title": said.alert.title, "body": said.alert.body, "sound": "default"}
-    for key, at in (("stale-date", said.stale_at), ("dismissal-date", said.dismiss_at)):
-        if at is not None:
-            aps[key] = seconds(at)
+    for key, at_s in (("stale-date", said.stale_s), ("dismissal-date", said.dismiss_s)):
+        if at_s is not None:
+            aps[key] = at_s
     if said.relevance is not None:
         aps["relevance-score"] = said.relevance
     return msgspec.json.encode({"aps": aps, **push.stamps(send, activity)})
@@ -71,9 +69,9 @@ def fcm(said: Said, send: UUID, named: Named) -> dict[str, Any]:
         data["contentState"] = _text(said.content_state)
     if said.alert is not None:
         data["alert"] = _text(said.alert)
-    for key, at in (("staleDate", said.stale_at), ("dismissalDate", said.dismiss_at)):
-        if at is not None:
-            data[key] = str(seconds(at))
+    for key, at_s in (("staleDate", said.stale_s), ("dismissalDate", said.dismiss_s)):
+        if at_s is not None:
+            data[key] = str(at_s)
     if said.relevance is not None:
         data["relevanceScore"] = _text(said.relevance)
     return {
@@ -88,11 +86,6 @@ def check_size(said: Said, named: Named | None) -> None:
     size = len(apns(said, NIL, NIL)) if named is None else len(msgspec.json.encode(fcm(said, NIL, named)))
     if size > push.PAYLOAD_MAX:
         raise push.too_large(size, push.PAYLOAD_MAX)
-
-
-def seconds(at: datetime) -> int:
-    """Apple's dates are whole seconds since 1970."""
-    return max(millis(at) // 1_000, 0)
 
 
 def _text(value: object) -> str:

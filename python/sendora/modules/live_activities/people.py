@@ -22,12 +22,15 @@ async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str
 
 async def export(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> AsyncIterator[dict[str, Any]]:
     for name in await profiles.names_of(kernel.db, org, project, external_id):
-        for activity in await store.of_person(kernel.db, org, project, name):
+        async for activity in store.of_person(kernel.db, org, project, name):
             yield {"liveActivity": msgspec.to_builtins(shown(activity)) | {"token": activity.token}}
-            for send, said in await store.updates_of(kernel.db, activity):
-                told = msgspec.to_builtins(said)
+            if activity.start_send is not None:
+                said = await store.find_start(kernel.db, org, activity.start_send)
+                yield {"liveActivityStart": {"activityId": str(activity.id), **msgspec.to_builtins(said)}}
+            async for send, update in store.updates_of(kernel.db, activity):
+                told = msgspec.to_builtins(update)
                 yield {"liveActivityUpdate": {"activityId": str(activity.id), "sendId": str(send), **told}}
-        for starter in await store.starters_of(kernel.db, org, project, name):
+        async for starter in store.starters_of(kernel.db, org, project, name):
             yield {
                 "pushToStartToken": {
                     "id": str(starter["id"]),

@@ -1,4 +1,4 @@
--- writes: live_activities, live_activity_updates, live_activity_starters
+-- writes: live_activities, live_activity_updates, live_activity_starts, live_activity_starters
 -- reads: profiles, chunks, deliveries
 --
 -- A person is everybody whom the person has taken over (profiles.merged_into; C69): each look-up follows that, and a row
@@ -32,13 +32,13 @@ SELECT pg_advisory_xact_lock(h.key)
 
 -- name: involved
 -- Whatever a registration may change, locked in the order of ids so that two of them never wait in a circle.
-SELECT a.* FROM live_activities a
- WHERE a.org_id = $1 AND a.id IN (
-     SELECT id FROM live_activities
-      WHERE org_id = $1 AND project_id = $2 AND user_id = ANY($3::text[]) AND activity_type = $4 AND external_id = $5
-      UNION
-     SELECT id FROM live_activities WHERE org_id = $1 AND token = $6 AND status = 'active')
- ORDER BY a.id FOR UPDATE;
+SELECT a.*
+  FROM (SELECT id FROM live_activities
+         WHERE org_id = $1 AND project_id = $2 AND user_id = ANY($3::text[]) AND activity_type = $4 AND external_id = $5
+         UNION
+        SELECT id FROM live_activities WHERE org_id = $1 AND token = $6 AND status = 'active'
+         ORDER BY id) AS g
+ CROSS JOIN LATERAL (SELECT * FROM live_activities a WHERE a.org_id = $1 AND a.id = g.id OFFSET 0 FOR UPDATE) AS a;
 
 -- name: move_token
 -- A token belongs to one activity; whoever had it before has none any more.
@@ -65,13 +65,14 @@ UPDATE live_activities SET
 RETURNING *;
 
 -- name: involved_starters
-SELECT s.id, s.token, s.user_id, s.device_id FROM live_activity_starters s
- WHERE s.org_id = $1 AND s.id IN (
-     SELECT id FROM live_activity_starters
-      WHERE org_id = $1 AND project_id = $2 AND user_id = ANY($3::text[]) AND activity_type = $4 AND device_id = $5
-      UNION
-     SELECT id FROM live_activity_starters WHERE org_id = $1 AND token = $6 AND activity_type = $4)
- ORDER BY s.id FOR UPDATE;
+SELECT s.id, s.user_id, s.device_id
+  FROM (SELECT id FROM live_activity_starters
+         WHERE org_id = $1 AND project_id = $2 AND user_id = ANY($3::text[]) AND activity_type = $4 AND device_id = $5
+         UNION
+        SELECT id FROM live_activity_starters WHERE org_id = $1 AND token = $6 AND activity_type = $4
+         ORDER BY id) AS g
+ CROSS JOIN LATERAL (
+     SELECT * FROM live_activity_starters s WHERE s.org_id = $1 AND s.id = g.id OFFSET 0 FOR UPDATE) AS s;
 
 -- name: drop_starters
 DELETE FROM live_activity_starters WHERE org_id = $1 AND id = ANY($2::uuid[]);
@@ -88,9 +89,6 @@ RETURNING id;
 
 -- name: find
 SELECT * FROM live_activities WHERE org_id = $1 AND project_id = $2 AND id = $3;
-
--- name: lock
-SELECT * FROM live_activities WHERE org_id = $1 AND id = $2 FOR UPDATE;
 
 -- name: advance
 -- The next payload's timestamp: now, but always above the one before, so that two updates of one second keep their order.
@@ -111,11 +109,14 @@ SELECT count(*) FROM live_activity_updates
 
 -- name: insert_update
 INSERT INTO live_activity_updates
-       (org_id, activity_id, stamp, send_id, event, urgent, content_state, alert, stale_at, dismiss_at, relevance)
+       (org_id, activity_id, stamp, send_id, event, urgent, content_state, alert, stale_s, dismiss_s, relevance)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: find_update
 SELECT * FROM live_activity_updates WHERE org_id = $1 AND activity_id = $2 AND stamp = $3;
+
+-- name: find_start
+SELECT said FROM live_activity_starts WHERE org_id = $1 AND send_id = $2;
 
 -- name: listed
 SELECT a.*, count(*) OVER () AS total FROM live_activities a
@@ -177,7 +178,11 @@ SELECT $1, g.id, $2, g.person, $3, $4, 'ios', 'production', g.starter, g.shard, 
 ON CONFLICT DO NOTHING
 RETURNING id;
 
--- name: set_start_send
+-- name: keep_start
+-- What was said, and of which activities.
+WITH said AS (
+    INSERT INTO live_activity_starts (org_id, send_id, said) VALUES ($1, $3, $4)
+)
 UPDATE live_activities SET start_send = $3 WHERE org_id = $1 AND id = ANY($2::uuid[]);
 
 -- name: second
@@ -292,27 +297,41 @@ UPDATE live_activities a SET told = g.status
 -- name: collect
 -- Thirty days of grace, as of devices (B088), a bounded bite at a time.
 WITH old AS (
-    SELECT org_id, id FROM live_activities WHERE ended_at < now() - make_interval(days => $1) LIMIT $2
-), gone AS (
+    SELECT org_id, id, start_send FROM live_activities WHERE ended_at < now() - make_interval(days => $1) LIMIT $2
+), updates AS (
     DELETE FROM live_activity_updates u USING old WHERE u.org_id = old.org_id AND u.activity_id = old.id
+), starts AS (
+    DELETE FROM live_activity_starts s USING old
+     WHERE s.org_id = old.org_id AND s.send_id = old.start_send
+       AND NOT EXISTS (
+           SELECT FROM live_activities a
+            WHERE a.org_id = s.org_id AND a.start_send = s.send_id AND a.id NOT IN (SELECT id FROM old))
 )
 DELETE FROM live_activities a USING old WHERE a.org_id = old.org_id AND a.id = old.id;
 
 -- name: forget
+-- What a start said to others too is not this person's alone, and names nobody of itself.
 WITH theirs AS (
-    SELECT id FROM live_activities WHERE org_id = $1 AND project_id = $2 AND user_id = $3
-), said AS (
+    SELECT id, start_send FROM live_activities WHERE org_id = $1 AND project_id = $2 AND user_id = $3
+), updates AS (
     DELETE FROM live_activity_updates u USING theirs WHERE u.org_id = $1 AND u.activity_id = theirs.id
+), starts AS (
+    DELETE FROM live_activity_starts s USING theirs
+     WHERE s.org_id = $1 AND s.send_id = theirs.start_send
+       AND NOT EXISTS (
+           SELECT FROM live_activities a
+            WHERE a.org_id = $1 AND a.start_send = s.send_id AND a.id NOT IN (SELECT id FROM theirs))
 ), starters AS (
     DELETE FROM live_activity_starters WHERE org_id = $1 AND project_id = $2 AND user_id = $3
 )
 DELETE FROM live_activities WHERE org_id = $1 AND project_id = $2 AND user_id = $3;
 
 -- name: activities_of_person
-SELECT * FROM live_activities WHERE org_id = $1 AND project_id = $2 AND user_id = $3 ORDER BY id;
+SELECT * FROM live_activities WHERE org_id = $1 AND project_id = $2 AND user_id = $3 AND id > $4 ORDER BY id LIMIT $5;
 
 -- name: updates_of_activity
-SELECT * FROM live_activity_updates WHERE org_id = $1 AND activity_id = $2 ORDER BY stamp;
+SELECT * FROM live_activity_updates WHERE org_id = $1 AND activity_id = $2 AND stamp > $3 ORDER BY stamp LIMIT $4;
 
 -- name: starters_of_person
-SELECT * FROM live_activity_starters WHERE org_id = $1 AND project_id = $2 AND user_id = $3 ORDER BY id;
+SELECT * FROM live_activity_starters
+ WHERE org_id = $1 AND project_id = $2 AND user_id = $3 AND id > $4 ORDER BY id LIMIT $5;

@@ -6,7 +6,7 @@ from uuid import UUID
 import msgspec
 
 from sendora.delivery import submit as delivery
-from sendora.delivery.phases import Send, Submission
+from sendora.delivery.phases import Delivery, Send, Submission
 from sendora.kernel.errors import Conflict, NotFound, PreconditionFailed, Unavailable, ValidationFailed
 from sendora.kernel.http import Principal, take
 from sendora.kernel.ids import OrgId, ProjectId
@@ -34,7 +34,8 @@ from sendora.modules.live_activities.model import (
     Updated,
     UpdateIn,
     is_urgent,
-    place,
+    resolve,
+    seconds,
     to_row,
     ttl_s,
 )
@@ -82,7 +83,7 @@ async def update(kernel: Kernel, principal: Principal, id_: UUID, data: UpdateIn
         urgent=True,
         content_state=data.content_state,
         alert=data.alert,
-        stale_at=data.stale_date,
+        stale_s=seconds(data.stale_date),
         relevance=data.relevance_score,
     )
     _check_size(said, found)
@@ -147,7 +148,7 @@ async def start(kernel: Kernel, principal: Principal, data: StartIn) -> Started:
         urgent=True,
         content_state=data.content_state,
         alert=data.alert,
-        stale_at=data.stale_date,
+        stale_s=seconds(data.stale_date),
         attributes_type=data.activity_type,
         attributes=data.attributes,
     )
@@ -168,12 +169,14 @@ async def start(kernel: Kernel, principal: Principal, data: StartIn) -> Started:
             _submission(
                 org,
                 project,
-                Content(start=said),
+                Content(),
                 Target(activities=activities, unreachable=unreachable),
                 int(START_TTL.total_seconds()),
+                "at_most_once",
             ),
         )
-        await store.set_start_send(connection, org, activities, send.id)
+        if activities:
+            await store.keep_start(connection, org, activities, send.id, said)
     await delivery.wake(kernel, send)
     return Started(id=send.id, status=send.status, token_count=len(activities))
 
@@ -194,7 +197,7 @@ async def _register(connection: Connection, org: OrgId, project: ProjectId, said
     await store.claim(connection, org, said.push_token, key)
     rows = await store.involved(connection, org, project, person.names, said)
     ours = [row for row in rows if _is_of(row, project, person, said)]
-    verb, row = place(ours, said.push_token)
+    verb, row = resolve(ours, said.push_token)
     if verb == "keep":
         return row
     await store.move_token(connection, org, said.push_token, None if row is None else row.id, MOVED)
@@ -220,20 +223,24 @@ async def _say(kernel: Kernel, connection: Connection, activity: Activity, said:
             Content(activity=activity.id, stamp=said.stamp),
             Target(activities=[activity.id]),
             ttl_s(activity, said.event, kernel.clock.now()),
+            "at_least_once",
         ),
     )
     await store.insert_update(connection, activity, send.id, said)
     return said, send
 
 
-def _submission(org: OrgId, project: ProjectId, content: Content, target: Target, ttl_s: int) -> Submission:
-    """Somebody waits for it, so it overtakes broadcasts. A second time does no harm: its timestamp is the same."""
+def _submission(
+    org: OrgId, project: ProjectId, content: Content, target: Target, ttl_s: int, repeats: Delivery
+) -> Submission:
+    """Somebody waits for it, so it overtakes broadcasts. An update may come twice, its timestamp is the same; a start
+    that came twice would be two activities."""
     return Submission(
         org=org,
         project=project,
         channel=NAME,
         class_="now",
-        delivery="at_least_once",
+        delivery=repeats,
         target=to_row(target),
         content=to_row(content),
         scheduled_for=None,
@@ -248,7 +255,7 @@ def _final(activity: Activity, data: EndIn) -> Said:
         stamp=activity.stamp,
         urgent=True,
         content_state=activity.content_state if data.content_state is None else data.content_state,
-        dismiss_at=data.dismissal_date,
+        dismiss_s=seconds(data.dismissal_date),
     )
 
 

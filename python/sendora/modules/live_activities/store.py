@@ -1,6 +1,6 @@
 """Rows of this room as structs: its only SQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -10,7 +10,7 @@ from asyncpg import Record
 
 from sendora import _core
 from sendora.delivery.phases import Chunk
-from sendora.kernel.ids import OrgId, ProjectId, SendId, new_id
+from sendora.kernel.ids import NIL, OrgId, ProjectId, SendId, new_id
 from sendora.kernel.pg import Connection, Database, copy_out, queries
 from sendora.kernel.wire import Listed, Page
 from sendora.modules.live_activities.model import (
@@ -28,7 +28,7 @@ from sendora.modules.live_activities.model import (
 SQL: Final = queries(__file__)
 
 BITE_MAX: Final = 1_000
-"""Rows of one statement of a job: a transaction of well below a second."""
+"""Rows of one statement: a transaction of well below a second."""
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -82,8 +82,8 @@ class Aged(msgspec.Struct, frozen=True):
 
 
 async def person(db: Database | Connection, org: OrgId, project: ProjectId, name: str) -> Person:
-    row = await db.fetchrow(SQL.person, org, project, name)
-    return Person(name, [name]) if row is None else Person(row["person"], row["names"])
+    row = _there(await db.fetchrow(SQL.person, org, project, name))
+    return Person(row["person"], row["names"])
 
 
 async def claim(connection: Connection, org: OrgId, *names: str) -> None:
@@ -196,8 +196,8 @@ async def insert_update(connection: Connection, activity: Activity, send: SendId
         said.urgent,
         said.content_state,
         None if said.alert is None else msgspec.to_builtins(said.alert),
-        said.stale_at,
-        said.dismiss_at,
+        said.stale_s,
+        said.dismiss_s,
         said.relevance,
     )
 
@@ -264,8 +264,14 @@ async def start(
     return [row["id"] for row in rows]
 
 
-async def set_start_send(connection: Connection, org: OrgId, activities: Sequence[UUID], send: SendId) -> None:
-    await connection.execute(SQL.set_start_send, org, list(activities), send)
+async def keep_start(connection: Connection, org: OrgId, activities: Sequence[UUID], send: SendId, said: Said) -> None:
+    await connection.execute(SQL.keep_start, org, list(activities), send, msgspec.to_builtins(said))
+
+
+async def find_start(db: Database | Connection, org: OrgId, send: UUID) -> Said | None:
+    """None when it has been forgotten."""
+    said = await db.fetchval(SQL.find_start, org, send)
+    return None if said is None else msgspec.convert(said, Said)
 
 
 # -- for the channel
@@ -372,17 +378,28 @@ async def forget(db: Database | Connection, org: OrgId, project: ProjectId, name
     await db.execute(SQL.forget, org, project, name)
 
 
-async def of_person(db: Database | Connection, org: OrgId, project: ProjectId, name: str) -> list[Activity]:
-    return [_activity(row) for row in await db.fetch(SQL.activities_of_person, org, project, name)]
+async def of_person(db: Database, org: OrgId, project: ProjectId, name: str) -> AsyncIterator[Activity]:
+    after = NIL
+    while rows := await db.fetch(SQL.activities_of_person, org, project, name, after, BITE_MAX):
+        for row in rows:
+            yield _activity(row)
+        after = rows[-1]["id"]
 
 
-async def updates_of(db: Database | Connection, activity: Activity) -> list[tuple[SendId, Said]]:
-    rows = await db.fetch(SQL.updates_of_activity, activity.org, activity.id)
-    return [(SendId(row["send_id"]), _said(row)) for row in rows]
+async def updates_of(db: Database, activity: Activity) -> AsyncIterator[tuple[SendId, Said]]:
+    after = -1
+    while rows := await db.fetch(SQL.updates_of_activity, activity.org, activity.id, after, BITE_MAX):
+        for row in rows:
+            yield SendId(row["send_id"]), _said(row)
+        after = rows[-1]["stamp"]
 
 
-async def starters_of(db: Database | Connection, org: OrgId, project: ProjectId, name: str) -> list[Record]:
-    return list(await db.fetch(SQL.starters_of_person, org, project, name))
+async def starters_of(db: Database, org: OrgId, project: ProjectId, name: str) -> AsyncIterator[Record]:
+    after = NIL
+    while rows := await db.fetch(SQL.starters_of_person, org, project, name, after, BITE_MAX):
+        for row in rows:
+            yield row
+        after = rows[-1]["id"]
 
 
 # -- rows
@@ -398,7 +415,7 @@ def _affected(status: str) -> int:
 
 def _there(row: Record | None) -> Record:
     if row is None:
-        raise LookupError("the row that was locked is gone")
+        raise LookupError("a row that must be there is not")
     return row
 
 
@@ -419,6 +436,7 @@ def _activity(row: Record) -> Activity:
         reason=row["reason"],
         stamp=row["stamp"],
         content_state=row["content_state"],
+        start_send=row["start_send"],
         told=row["told"],
         created_at=row["created_at"],
         started_at=row["started_at"],
@@ -434,7 +452,7 @@ def _said(row: Record) -> Said:
         urgent=row["urgent"],
         content_state=row["content_state"],
         alert=None if row["alert"] is None else msgspec.convert(row["alert"], Alert),
-        stale_at=row["stale_at"],
-        dismiss_at=row["dismiss_at"],
+        stale_s=row["stale_s"],
+        dismiss_s=row["dismiss_s"],
         relevance=row["relevance"],
     )
