@@ -186,10 +186,16 @@ def _device(given: RegistrationIn, errors: FieldErrors) -> str:
     if not isinstance(given.token, str):
         errors["token"] = ["Expected string"]
         return ""
-    errors.update(token_errors("token", given.token))
-    if given.platform == "ios" and not IOS_TOKEN.fullmatch(given.token) and "token" not in errors:
-        errors["token"] = ["Not an APNs token"]
+    errors.update(address_errors("token", given.token, given.platform))
     return canonical(given.token) if given.platform == "ios" else given.token
+
+
+def address_errors(field: str, token: str, platform: str) -> FieldErrors:
+    """What neither Apple nor Google would take as an address."""
+    errors = token_errors(field, token)
+    if platform == "ios" and not errors and not IOS_TOKEN.fullmatch(token):
+        errors[field] = ["Not an APNs token"]
+    return errors
 
 
 def token_errors(field: str, token: str) -> FieldErrors:
