@@ -157,8 +157,8 @@ def hot_route(
     """Both doors of one function: `hot` for the table, `handler` for the document and for every odd spelling of the
     path.
 
-    `body`, `answer` and `also` (what it answers under other statuses) are types for the document only: the function gets
-    raw bytes and gives a whole envelope. Public keys may call it. It takes its tokens itself:
+    `body`, `answer` and `also` (what it answers under other statuses) are types for the document only: the function
+    gets raw bytes and gives a whole envelope. Public keys may call it. It takes its tokens itself:
     `await take(kernel, principal, n)`.
     """
 
