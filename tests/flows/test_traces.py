@@ -1,9 +1,11 @@
 """Why somebody got a message or not, asked of the same code that decided (promise 4)."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
 from tests.conftest import eventually
+from tests.flows.test_policies import AT_NIGHT, LONG_S, night
 from tests.world import World
 
 pytestmark = pytest.mark.timeout(120)
@@ -87,10 +89,10 @@ async def test_every_outcome_is_explained(world: World) -> None:
 async def test_who_waits_is_explained_too(world: World) -> None:
     """Quiet hours in the device's own zone: what the clock shows there, and when they end."""
     await world.configure()
-    ada = await world.device("ok-ada", userId="ada", timezone="Asia/Tokyo")
-    await world.policies(quietHoursStartLocal=0, quietHoursEndLocal=23, deferInQuietHours=True)
-    await world.policies(orgDefaultTimezone="UTC")
-    send = await world.send(userIds=["ada"])
+    ada = await world.device("ok-ada", userId="ada", timezone=AT_NIGHT)
+    window, ends = night()
+    await world.policies(**window, orgDefaultTimezone="Asia/Tokyo")
+    send = await world.send(userIds=["ada"], ttlSeconds=LONG_S)
 
     async def looked_at() -> dict[str, Any]:
         found = await traced(world, send, ada)
@@ -99,9 +101,9 @@ async def test_who_waits_is_explained_too(world: World) -> None:
 
     trace = await eventually(looked_at)
     quiet = trace["steps"][-1]
-    if quiet["step"] == "quietHours":  # In the one hour of the day that is not quiet it went out.
-        assert (quiet["zone"], quiet["zoneSource"], quiet["window"]) == ("Asia/Tokyo", "device", [0, 23])
-        assert (trace["state"], quiet["passed"]) == ("open", False)
-        assert quiet["until"] > trace["asOf"]
+    assert (quiet["step"], quiet["passed"], quiet["defer"]) == ("quietHours", False, True)
+    assert (quiet["zone"], quiet["zoneSource"], quiet["window"]) == (AT_NIGHT, "device", list(window.values()))
+    assert datetime.fromisoformat(quiet["until"]) == ends
+    assert (trace["state"], trace["reason"], trace["reproduced"]) == ("open", "quiet_hours", None)
     missing = await world.ask("GET", f"/push/sends/{send}/recipients/{send}/trace")
     assert (missing.status, missing.code) == (404, "NOT_FOUND")
