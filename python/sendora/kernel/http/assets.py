@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from litestar import Request, Response, get
 
-SCRIPT: Final = "text/javascript; charset=utf-8"
+SCRIPT: Final = "text/javascript"
 
 FILES: Final = {
     "sendora.js": SCRIPT,
     "sw.js": SCRIPT,
     # What editors and `tsc` read; it has no type of its own.
-    "sendora.d.ts": "text/plain; charset=utf-8",
+    "sendora.d.ts": "text/plain",
 }
 
 HEADERS: Final = {
