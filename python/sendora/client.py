@@ -1,84 +1,114 @@
-"""A client of Sendora for servers: events, people, audiences, sends.
+"""Sendora for servers: an asynchronous client of the API with a secret key. Of the cluster's it needs nothing.
 
-    async with Sendora("https://push.example.com", key) as sendora:
-        await sendora.track("purchase", user_id="ada", properties={"amount": 49.9})
-        send = await sendora.push(user_ids=["ada"], title="Thank you", body="It is on its way.")
-        async for recipient in sendora.recipients(send["id"], state="rejected"):
-            print(recipient["reason"])
+    async with Sendora("https://sendora.example", os.environ["SENDORA_KEY"]) as sendora:
+        await sendora.track("order.placed", {"amount": 49.99}, user_id="u_1")
+        send = await sendora.push.send(user_ids=["u_1"], title="Thank you", body="It is on its way.")
+        balance = await sendora.push.reconciliation(send["id"])
+        async for audience in sendora.audiences.list():
+            print(audience["name"])
 
-Arguments are in snake_case and go out in the API's words; what comes back is `data` of its answers, as the OpenAPI
-document shows it. A request is repeated only where that is harmless: events carry ids, sends an idempotency key, and
-reading changes nothing. The wait is what the server asks for, else it grows from one second to a minute with a fifth of
-jitter (B031, B032).
+Answers are the API's own objects, in its own words. What the API refuses is raised as SendoraError. Every event has an
+id and every call that makes something an Idempotency-Key, so what got no answer is safely said again: 429 until the
+retries are used up, 500 to 504 and silence likewise (B031, B032).
 """
 
 import asyncio
+import json
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
+from uuid import UUID, uuid4
 
 import httpx
-import msgspec
 from uuid_utils.compat import uuid7
 
-RETRIES: Final = 3
-WAIT_S: Final = 1.0
-WAIT_MAX_S: Final = 60.0
-JITTER: Final = 0.2
+API: Final = "/api/v1"
 
-EVENTS_MAX: Final = 1_000
-BATCH_BYTES_MAX: Final = 900_000
-"""Of one request: the server takes 1 MiB (C94)."""
+RETRIES: Final = 3
+BACKOFF_S: Final = 1.0
+BACKOFF_MAX_S: Final = 60.0
+JITTER: Final = 0.2
+TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
+
+IN_FLIGHT: Final = "idempotency_in_flight"
+"""An earlier try of the same call is still at work: its answer will be this one's."""
+
+TIMEOUT_S: Final = 30.0
+
+BATCH_MAX: Final = 1_000
+BATCH_BYTES: Final = 2**20 - 1_024
+"""What one request may hold (C94), less its brackets."""
 
 PAGE_SIZE: Final = 100
 
-REPEATABLE: Final = frozenset({"GET", "PUT", "PATCH", "DELETE"})
-"""Methods that come to the same when they are done twice."""
+IN_BATCH: Final = re.compile(r"(?:events\.)?(\d+)\.(.+)")
+"""A field error of a refused batch."""
 
-TRANSIENT: Final = frozenset({500, 502, 503, 504})
+Object = dict[str, Any]
+Id = UUID | str
 
 
 class SendoraError(Exception):
-    """The API refused a request, or could not be reached (`status` 0)."""
+    """The API said no, or nothing at all (`status` 0, code NO_ANSWER)."""
 
     def __init__(
         self,
-        status: int,
         code: str,
         message: str,
+        *,
+        status: int = 0,
         details: Mapping[str, Any] | None = None,
         request_id: str | None = None,
+        retry_after_s: float = 0.0,
     ) -> None:
-        super().__init__(f"{status} {code}: {message}")
-        self.status = status
+        super().__init__(f"{code}: {message}" + (f" (request {request_id})" if request_id else ""))
         self.code = code
-        self.details = dict(details or {})
+        self.message = message
+        self.status = status
+        self.details: Mapping[str, Any] = details or {}
         self.request_id = request_id
-        """Names the request in the server's logs."""
+        self.retry_after_s = retry_after_s
 
     @property
-    def field_errors(self) -> dict[str, list[str]]:
-        """Field -> what is wrong with it; of a 400."""
-        found: dict[str, list[str]] = self.details.get("fieldErrors", {})
-        return found
+    def field_errors(self) -> Mapping[str, Sequence[str]]:
+        """Of a VALIDATION_ERROR: what is wrong, by dotted path."""
+        errors: Mapping[str, Sequence[str]] = self.details.get("fieldErrors", {})
+        return errors
+
+    @property
+    def transient(self) -> bool:
+        return self.status == 0 or self.status in TRANSIENT or self.details.get("reason") == IN_FLIGHT
 
 
 class Sendora:
-    """One secret key's view of the API. Safe to share between tasks; close it, or use it as a context."""
+    """One key's client; `async with` opens and closes its connections.
 
-    def __init__(self, url: str, key: str, *, timeout_s: float = 30.0, retries: int = RETRIES) -> None:
-        """`url` without `/api/v1`. Raises ValueError for a public key: this is a server's client."""
-        if not key.startswith("sk_"):
-            raise ValueError("expected a secret key (sk_...): this client belongs on a server")
-        self._retries = retries
+    `transport`: instead of the network (an ASGI app in a test).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        secret_key: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        if not secret_key.startswith("sk_"):
+            raise ValueError("a server takes a secret key (sk_...)")
         self._client = httpx.AsyncClient(
-            base_url=f"{url.rstrip('/')}/api/v1", headers={"x-api-key": key}, timeout=timeout_s
+            base_url=base_url.rstrip("/") + API,
+            headers={"x-api-key": secret_key},
+            timeout=timeout_s,
+            transport=transport,
         )
-
-    def __repr__(self) -> str:
-        return f"Sendora({str(self._client.base_url)!r})"
+        self.profiles = Profiles(self)
+        self.audiences = Audiences(self)
+        self.push = Push(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,204 +121,293 @@ class Sendora:
     async def close(self) -> None:
         await self._client.aclose()
 
-    # -- any request
+    async def track(
+        self,
+        event_type: str,
+        properties: Mapping[str, Any] | None = None,
+        *,
+        user_id: str | None = None,
+        anonymous_id: str | None = None,
+        module: str = "analytics",
+        timestamp: datetime | None = None,
+    ) -> Object:
+        """Says that something happened; the event's id is in the answer."""
+        event = {
+            "eventType": event_type,
+            "properties": properties,
+            "userId": user_id,
+            "anonymousId": anonymous_id,
+            "module": module,
+            "timestamp": timestamp,
+        }
+        return await self.call("POST", "/events", _stamped(event))
 
-    async def request(
+    async def track_many(self, events: Iterable[Mapping[str, Any]]) -> Object:
+        """Any number of events in the API's words (`eventType`, `userId`, ...), in as many requests as it takes.
+
+        `module`, `eventId` and `timestamp` are filled in. Gives {accepted, rejected, errors}; `index` in
+        `errors` counts over all of them. A bad event fails none of its neighbours.
+        """
+        total: Object = {"accepted": 0, "rejected": 0, "errors": []}
+        at = 0
+        for batch in _batches(events):
+            try:
+                said = await self.call("POST", "/events/batch", b'{"events":[' + b",".join(batch) + b"]}")
+            except SendoraError as error:
+                if error.status != 400 or not error.field_errors:
+                    raise
+                said = _all_bad(error, len(batch))
+            total["accepted"] += said["accepted"]
+            total["rejected"] += said["rejected"]
+            total["errors"] += [{**one, "index": at + one["index"]} for one in said["errors"]]
+            at += len(batch)
+        return total
+
+    async def identify(
+        self,
+        user_id: str,
+        traits: Mapping[str, Any] | None = None,
+        *,
+        email: str | None = None,
+        anonymous_id: str | None = None,
+        locale: str | None = None,
+        timezone: str | None = None,
+    ) -> Object:
+        """Who somebody is (C29: `email` is the user's, `traits["email"]` a trait); gives {id, externalId}."""
+        body = {
+            "userId": user_id,
+            "traits": traits,
+            "email": email,
+            "anonymousId": anonymous_id,
+            "locale": locale,
+            "timezone": timezone,
+        }
+        return await self.call("POST", "/identify", _stamped(body))
+
+    async def call(
         self,
         method: str,
         path: str,
-        body: Any = None,
+        body: Mapping[str, Any] | bytes | None = None,
         *,
         query: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
-        repeatable: bool | None = None,
-    ) -> Any:
-        """`data` of the answer. `path` is below `/api/v1`. Raises SendoraError."""
-        envelope = await self._ask(method, path, body, query, idempotency_key, repeatable)
-        return envelope.get("data")
+    ) -> Object:
+        """`data` of any route's answer; `path` is below /api/v1. For what has no method of its own here."""
+        data: Object = (await self._ask(method, path, body, query, idempotency_key))["data"]
+        return data
 
-    async def pages(self, path: str, **query: Any) -> AsyncIterator[dict[str, Any]]:
-        """Every row of a list, page by page."""
-        number, more = 1, True
-        while more:
-            asked = {**_camel(query), "page": number, "pageSize": PAGE_SIZE}
-            envelope = await self._ask("GET", path, None, asked, None, None)
-            for row in envelope["data"]:
+    async def list(self, path: str, **query: Any) -> AsyncIterator[Object]:
+        """The rows of a list, page after page as they are needed."""
+        for page in range(1, 2**31):
+            said = await self._ask("GET", path, None, {**query, "page": page, "pageSize": PAGE_SIZE})
+            for row in said["data"]:
                 yield row
-            number, more = number + 1, envelope["pagination"]["hasMore"]
-
-    # -- events and people
-
-    async def track(self, event_type: str, *, module: str = "analytics", **said: Any) -> dict[str, Any]:
-        """`said`: user_id or anonymous_id, properties, timestamp, ..."""
-        event = _event({"event_type": event_type, "module": module, **said})
-        tracked: dict[str, Any] = await self.request("POST", "/events", event, repeatable=True)
-        return tracked
-
-    async def track_many(self, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """As `track`, in as few requests as fit; the answer to each, in order. `index` counts within its request."""
-        batches = _batches([_event({"module": "analytics", **event}) for event in events])
-        return [await self.request("POST", "/events/batch", {"events": one}, repeatable=True) for one in batches]
-
-    async def identify(self, user_id: str, traits: Mapping[str, Any] | None = None, **said: Any) -> dict[str, Any]:
-        """`said`: email, anonymous_id, locale, timezone."""
-        body = _camel({"user_id": user_id, "traits": dict(traits or {}), **said})
-        identified: dict[str, Any] = await self.request("POST", "/identify", _stamped(body), repeatable=True)
-        return identified
-
-    async def profile(self, profile: str) -> dict[str, Any]:
-        """By id or external id."""
-        return dict(await self.request("GET", f"/profiles/{profile}"))
-
-    def profiles(self, **query: Any) -> AsyncIterator[dict[str, Any]]:
-        return self.pages("/profiles", **query)
-
-    async def why_not(self, profile: str, **query: Any) -> dict[str, Any]:
-        """`send_id` or `audience_id`."""
-        return dict(await self.request("GET", f"/profiles/{profile}/why-not", query=_camel(query)))
-
-    # -- audiences
-
-    def audiences(self) -> AsyncIterator[dict[str, Any]]:
-        return self.pages("/audiences")
-
-    async def create_audience(self, name: str, **said: Any) -> dict[str, Any]:
-        """`rules`, or `type="list"`."""
-        return dict(await self.request("POST", "/audiences", _camel({"name": name, **said})))
-
-    async def preview(self, rules: Mapping[str, Any], **said: Any) -> dict[str, Any]:
-        return dict(await self.request("POST", "/audiences/preview", _camel({"rules": rules, **said}), repeatable=True))
-
-    async def explain(self, user_id: str, **said: Any) -> dict[str, Any]:
-        """`rules` or `audience_id`."""
-        body = _camel({"user_id": user_id, **said})
-        return dict(await self.request("POST", "/audiences/explain", body, repeatable=True))
-
-    # -- push
-
-    async def push(self, *, idempotency_key: str | None = None, **said: Any) -> dict[str, Any]:
-        """`user_ids`, `audience_id` or `tokens`, and what to say. With a key of the caller's own the same send is made
-        once, whoever calls again within a day (C89); without one it is made once for this call."""
-        key = idempotency_key or str(uuid7())
-        return dict(await self.request("POST", "/push/send", _camel(said), idempotency_key=key, repeatable=True))
-
-    async def send(self, send_id: str) -> dict[str, Any]:
-        return dict(await self.request("GET", f"/push/sends/{send_id}"))
-
-    def sends(self, **query: Any) -> AsyncIterator[dict[str, Any]]:
-        return self.pages("/push/sends", **query)
-
-    def recipients(self, send_id: str, **query: Any) -> AsyncIterator[dict[str, Any]]:
-        return self.pages(f"/push/sends/{send_id}/recipients", **query)
-
-    async def reconciliation(self, send_id: str) -> dict[str, Any]:
-        return dict(await self.request("GET", f"/push/sends/{send_id}/reconciliation"))
-
-    async def trace(self, send_id: str, recipient_id: str) -> dict[str, Any]:
-        return dict(await self.request("GET", f"/push/sends/{send_id}/recipients/{recipient_id}/trace"))
-
-    async def cancel(self, send_id: str) -> dict[str, Any]:
-        """One that is scheduled."""
-        return dict(await self.request("DELETE", f"/push/sends/{send_id}", repeatable=False))
-
-    async def pause(self, send_id: str) -> dict[str, Any]:
-        return await self._step(send_id, "pause")
-
-    async def resume(self, send_id: str) -> dict[str, Any]:
-        return await self._step(send_id, "resume")
-
-    async def stop(self, send_id: str) -> dict[str, Any]:
-        return await self._step(send_id, "stop")
-
-    async def retry_failed(self, send_id: str, reasons: Sequence[str] | None = None) -> dict[str, Any]:
-        return await self._step(send_id, "retry-failed", {} if reasons is None else {"reasons": list(reasons)})
-
-    async def _step(self, send_id: str, step: str, body: Any = None) -> dict[str, Any]:
-        path, key = f"/push/sends/{send_id}/{step}", str(uuid7())
-        return dict(await self.request("POST", path, body, idempotency_key=key, repeatable=True))
-
-    # -- the wire
+            if not said["pagination"]["hasMore"]:
+                return
 
     async def _ask(
         self,
         method: str,
         path: str,
-        body: Any,
-        query: Mapping[str, Any] | None,
-        idempotency_key: str | None,
-        repeatable: bool | None,
-    ) -> dict[str, Any]:
-        content = None if body is None else msgspec.json.encode(body)
-        headers = {"content-type": "application/json"} if content is not None else {}
-        if idempotency_key is not None:
-            headers["idempotency-key"] = idempotency_key
+        body: Mapping[str, Any] | bytes | None = None,
+        query: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Object:
+        # One for all tries of this call; the routes that make nothing do not look at it.
+        headers = {"idempotency-key": idempotency_key or str(uuid4())} if method == "POST" else {}
+        content = _encode(body) if isinstance(body, Mapping) else body
+        if content is not None:
+            headers["content-type"] = "application/json"
         params = {name: value for name, value in (query or {}).items() if value is not None}
-        again = method in REPEATABLE if repeatable is None else repeatable
-        for tried in range(self._retries + 1):
+        for n in range(RETRIES + 1):
             try:
-                answer = await self._client.request(method, path, content=content, headers=headers, params=params)
-            except httpx.TransportError as error:
-                # Nothing was asked of anybody who could not be reached.
-                harmless = again or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                failure, named_s = SendoraError(0, "UNREACHABLE", str(error) or type(error).__name__), None
-            else:
-                if answer.is_success:
-                    return dict(msgspec.json.decode(answer.content))
-                failure, named_s = _failure(answer), _retry_after_s(answer)
-                harmless = answer.status_code == 429 or (answer.status_code in TRANSIENT and again)
-            if not harmless or tried == self._retries:
-                raise failure
-            await asyncio.sleep(_wait_s(tried, named_s))
-        raise AssertionError("the last try returns or raises")
+                return await self._once(method, path, content, headers, params)
+            except SendoraError as error:
+                if not error.transient or n == RETRIES or error.retry_after_s > BACKOFF_MAX_S:
+                    raise
+                await asyncio.sleep(max(error.retry_after_s, backoff_s(n)))
+        raise AssertionError("unreachable")
+
+    async def _once(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], params: Mapping[str, Any]
+    ) -> Object:
+        try:
+            response = await self._client.request(method, path, content=content, headers=headers, params=params)
+        except httpx.TransportError as error:
+            raise SendoraError("NO_ANSWER", f"{method} {path}: {type(error).__name__}") from error
+        try:
+            envelope = response.json()
+        except ValueError:
+            envelope = None
+        said: Object = envelope if isinstance(envelope, dict) else {}
+        if response.is_success and "data" in said:
+            return said
+        failed = said.get("error") or {}
+        retry_after = response.headers.get("retry-after", "")
+        raise SendoraError(
+            failed.get("code", "UNKNOWN"),
+            failed.get("message", f"{method} {path}: {response.status_code}"),
+            status=response.status_code,
+            details=failed.get("details"),
+            request_id=response.headers.get("x-request-id"),
+            retry_after_s=float(retry_after) if retry_after.isdigit() else 0.0,
+        )
 
 
-def _event(said: Mapping[str, Any]) -> dict[str, Any]:
-    return _stamped(_camel(said))
+class _Room:
+    def __init__(self, sendora: Sendora) -> None:
+        self._sendora = sendora
 
 
-def _stamped(event: dict[str, Any]) -> dict[str, Any]:
-    """With what makes a repetition one event: an id of its own, and its time."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return {"eventId": str(uuid7()), "timestamp": now, **event}
+class Profiles(_Room):
+    async def get(self, profile_id: Id) -> Object:
+        return await self._sendora.call("GET", f"/profiles/{_part(profile_id)}")
+
+    def list(
+        self, *, external_id: str | None = None, email: str | None = None, audience_id: Id | None = None
+    ) -> AsyncIterator[Object]:
+        return self._sendora.list("/profiles", externalId=external_id, email=email, audienceId=audience_id)
+
+    async def update(self, profile_id: Id, **changed: Any) -> Object:
+        return await self._sendora.call("PATCH", f"/profiles/{_part(profile_id)}", changed)
+
+    async def delete(self, profile_id: Id) -> Object:
+        return await self._sendora.call("DELETE", f"/profiles/{_part(profile_id)}")
 
 
-def _batches(events: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    batches: list[list[dict[str, Any]]] = []
+class Audiences(_Room):
+    async def create(self, name: str, rules: Mapping[str, Any], *, description: str | None = None) -> Object:
+        body = _given(name=name, rules=rules, description=description)
+        return await self._sendora.call("POST", "/audiences", body)
+
+    def list(self) -> AsyncIterator[Object]:
+        return self._sendora.list("/audiences")
+
+    async def get(self, audience_id: Id) -> Object:
+        return await self._sendora.call("GET", f"/audiences/{_part(audience_id)}")
+
+    async def update(self, audience_id: Id, **changed: Any) -> Object:
+        return await self._sendora.call("PATCH", f"/audiences/{_part(audience_id)}", changed)
+
+    async def delete(self, audience_id: Id) -> Object:
+        return await self._sendora.call("DELETE", f"/audiences/{_part(audience_id)}")
+
+    async def preview(self, rules: Mapping[str, Any]) -> Object:
+        """How many people, and how the rule comes to so few."""
+        return await self._sendora.call("POST", "/audiences/preview", {"rules": rules})
+
+    async def explain(
+        self, user_id: str, *, audience_id: Id | None = None, rules: Mapping[str, Any] | None = None
+    ) -> Object:
+        """Why somebody is in it or not; exactly one of `audience_id` and `rules`."""
+        body = _given(userId=user_id, audienceId=audience_id, rules=rules)
+        return await self._sendora.call("POST", "/audiences/explain", body)
+
+
+class Push(_Room):
+    async def send(self, *, idempotency_key: str | None = None, **said: Any) -> Object:
+        """`POST /push/send`, its fields in snake_case: `user_ids`, `audience_id` or `tokens`, `title`, `body`, ...
+
+        Gives the send with its `id`. The key is made for this call, so that its retries make one send; give one of your
+        own to make a repetition of the call itself harmless.
+        """
+        body = {_camel(name): value for name, value in said.items()}
+        return await self._sendora.call("POST", "/push/send", body, idempotency_key=idempotency_key)
+
+    def sends(self, *, status: str | None = None) -> AsyncIterator[Object]:
+        return self._sendora.list("/push/sends", status=status)
+
+    async def get(self, send_id: Id) -> Object:
+        return await self._of(send_id, "GET")
+
+    async def reconciliation(self, send_id: Id) -> Object:
+        return await self._of(send_id, "GET", "/reconciliation")
+
+    def recipients(self, send_id: Id, **asked: Any) -> AsyncIterator[Object]:
+        """Who is behind the numbers; `asked`: state, reason, variant, user_id."""
+        query = {_camel(name): value for name, value in asked.items()}
+        return self._sendora.list(f"/push/sends/{_part(send_id)}/recipients", **query)
+
+    async def cancel(self, send_id: Id) -> Object:
+        """Of a send that is still scheduled; a running one is stopped."""
+        return await self._of(send_id, "DELETE")
+
+    async def pause(self, send_id: Id) -> Object:
+        return await self._of(send_id, "POST", "/pause")
+
+    async def resume(self, send_id: Id) -> Object:
+        return await self._of(send_id, "POST", "/resume")
+
+    async def stop(self, send_id: Id) -> Object:
+        return await self._of(send_id, "POST", "/stop")
+
+    async def retry_failed(self, send_id: Id, reasons: Sequence[str] | None = None) -> Object:
+        return await self._of(send_id, "POST", "/retry-failed", _given(reasons=reasons))
+
+    async def _of(self, send_id: Id, method: str, what: str = "", body: Mapping[str, Any] | None = None) -> Object:
+        return await self._sendora.call(method, f"/push/sends/{_part(send_id)}{what}", body)
+
+
+def backoff_s(n: int) -> float:
+    """Before try n + 1: doubling from a second to a minute, give or take a fifth (B031)."""
+    base_s: float = min(BACKOFF_S * 2**n, BACKOFF_MAX_S)
+    return base_s * random.uniform(1 - JITTER, 1 + JITTER)
+
+
+def _batches(events: Iterable[Mapping[str, Any]]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
     size = 0
     for event in events:
-        length = len(msgspec.json.encode(event)) + 1
-        if not batches or len(batches[-1]) == EVENTS_MAX or size + length > BATCH_BYTES_MAX:
-            batches.append([])
-            size = 0
-        batches[-1].append(event)
-        size += length
-    return batches
+        encoded = _encode(_stamped({"module": "analytics", **event}))
+        if batch and (len(batch) == BATCH_MAX or size + len(encoded) + 1 > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(encoded)
+        size += len(encoded) + 1
+    if batch:
+        yield batch
 
 
-def _camel(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The API's words for the arguments; None is not said. Values are the caller's own."""
-    words = ((name.rstrip("_").split("_"), value) for name, value in said.items() if value is not None)
-    return {first + "".join(map(str.title, rest)): value for (first, *rest), value in words}
+def _all_bad(error: SendoraError, number: int) -> Object:
+    """A batch without a good event is refused as a whole (C94); to the caller it is a batch like the others."""
+    by_index: dict[int, dict[str, Sequence[str]]] = {}
+    for field, messages in error.field_errors.items():
+        found = IN_BATCH.fullmatch(field)
+        if found is None:
+            raise error
+        by_index.setdefault(int(found[1]), {})[found[2]] = messages
+    errors = [{"index": index, "fieldErrors": fields} for index, fields in sorted(by_index.items())]
+    return {"accepted": 0, "rejected": number, "errors": errors}
 
 
-def _failure(answer: httpx.Response) -> SendoraError:
-    try:
-        error = msgspec.json.decode(answer.content)["error"]
-        code, message, details = str(error["code"]), str(error["message"]), error.get("details")
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
-        # Something between us and the API has answered.
-        code, message, details = "UNEXPECTED_ANSWER", answer.text[:500], None
-    return SendoraError(answer.status_code, code, message, details, answer.headers.get("x-request-id"))
+def _stamped(said: Mapping[str, Any]) -> Object:
+    """With the id and the time by which a repetition is recognised."""
+    given = _given(**said)
+    return {"eventId": str(uuid7()), "timestamp": datetime.now(UTC), **given}
 
 
-def _retry_after_s(answer: httpx.Response) -> float | None:
-    text: str = answer.headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() else None
+def _given(**said: Any) -> Object:
+    return {name: value for name, value in said.items() if value is not None}
 
 
-def _wait_s(tried: int, named_s: float | None) -> float:
-    """What the server asked for, else 1 s, 2 s, 4 s, .. up to a minute, a fifth more or less (B031)."""
-    if named_s is not None:
-        return min(named_s, WAIT_MAX_S)
-    wait_s: float = min(WAIT_S * 2.0**tried, WAIT_MAX_S)
-    return wait_s * random.uniform(1 - JITTER, 1 + JITTER)
+def _encode(body: Mapping[str, Any]) -> bytes:
+    """Raises TypeError for what is not JSON; UUIDs and aware datetimes are written as the API reads them."""
+    return json.dumps(body, default=_plain, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _part(id_: Id) -> str:
+    return quote(str(id_), safe="")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

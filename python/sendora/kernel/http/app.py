@@ -22,6 +22,7 @@ from litestar.handlers import BaseRouteHandler
 
 from sendora.kernel import wire
 from sendora.kernel.errors import Problem, ScopeRequired, Unauthorized, ValidationFailed
+from sendora.kernel.http.assets import handlers as asset_handlers
 from sendora.kernel.http.binding import Incoming
 from sendora.kernel.http.body import read_body
 from sendora.kernel.http.document import configuration
@@ -114,6 +115,7 @@ def build_app(open: Open, modules: Sequence[Room], authenticate: Authenticate) -
         ]
         + [
             *health_handlers(),
+            *asset_handlers(),
         ],
         lifespan=[lifespan],
         exception_handlers={HTTPException: _fail, Exception: _fail},
