@@ -199,11 +199,19 @@ def config() -> None:
 
 
 @app.command(group="Operations")
-def openapi() -> None:
-    """Print the OpenAPI document; needs no server and no settings."""
-    from sendora import app as composition
+def openapi(*, postman: bool = False) -> None:
+    """Print the OpenAPI document; needs no server and no settings.
 
-    print(json.dumps(composition.document(), indent=2))
+    Parameters
+    ----------
+    postman
+        As a Postman collection.
+    """
+    from sendora import app as composition
+    from sendora.kernel.http.postman import collection
+
+    document = composition.document()
+    print(json.dumps(collection(document, "http://127.0.0.1:8400") if postman else document, indent=2))
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
+import msgspec
+
 from sendora.delivery.account import accountant
 from sendora.delivery.channel import Channel
 from sendora.delivery.dispatch import dispatcher
@@ -85,10 +87,11 @@ def api() -> Front:
 
 
 def document() -> dict[str, Any]:
-    """The OpenAPI document; opens nothing."""
+    """The OpenAPI document, in an order that is always the same; opens nothing."""
     built = build_app(partial(open_kernel, Settings()), MODULES, orgs.authenticate)
-    schema: dict[str, Any] = built.litestar.openapi_schema.to_schema()
-    return schema
+    schema = built.litestar.openapi_schema.to_schema()
+    ordered: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(schema, order="sorted"))
+    return ordered
 
 
 async def worker(settings: Settings) -> None:

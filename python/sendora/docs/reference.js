@@ -1,5 +1,5 @@
 // The API reference: the server's own document, drawn by the Swagger UI that lies beside this file.
-const DOCUMENT = "../api/v1/docs/openapi.json";
+const DOCUMENT = "/api/v1/docs/openapi.json";
 
 fetch(DOCUMENT)
   .then((answer) => answer.json())

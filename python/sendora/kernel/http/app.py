@@ -25,7 +25,7 @@ from sendora.kernel.errors import Problem, ScopeRequired, Unauthorized, Validati
 from sendora.kernel.http.assets import handlers as asset_handlers
 from sendora.kernel.http.binding import Incoming
 from sendora.kernel.http.body import read_body
-from sendora.kernel.http.document import configuration
+from sendora.kernel.http.document import configuration, postman
 from sendora.kernel.http.exchange import Exchange, Headers, begin, current, texts
 from sendora.kernel.http.faults import problem_of
 from sendora.kernel.http.health import handlers as health_handlers
@@ -115,6 +115,7 @@ def build_app(open: Open, modules: Sequence[Room], authenticate: Authenticate) -
         ]
         + [
             *health_handlers(),
+            postman,
             *asset_handlers(),
         ],
         lifespan=[lifespan],

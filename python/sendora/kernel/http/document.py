@@ -1,10 +1,18 @@
-"""The OpenAPI document of the Sendora surface: /api/v1/docs/openapi.json, generated from the handlers (B001)."""
+"""The OpenAPI document of the Sendora surface, generated from the handlers (B001, B213), and what is made of it:
 
-from typing import Final
+/api/v1/docs/openapi.json    the document
+/api/v1/docs/postman.json    the same as a Postman collection
+/docs                        the same as a page (assets.py)
+"""
 
+from typing import Any, Final
+
+from litestar import Request, get
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
+
+from sendora.kernel.http.postman import collection
 
 TITLE: Final = "Sendora Cloud"
 VERSION: Final = "1.2.0"
@@ -14,7 +22,7 @@ SCHEME: Final = "x-api-key"
 
 
 def configuration() -> OpenAPIConfig:
-    """Only the JSON: every page that renders it would load its scripts from somebody else's server."""
+    """Only the JSON: the pages that Litestar brings load their scripts from somebody else's server."""
     return OpenAPIConfig(
         title=TITLE,
         version=VERSION,
@@ -32,3 +40,9 @@ def configuration() -> OpenAPIConfig:
         ),
         security=[{SCHEME: []}],
     )
+
+
+@get("/api/v1/docs/postman.json", include_in_schema=False, sync_to_thread=False)
+def postman(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    """As the server is reached by whoever asks."""
+    return collection(request.app.openapi_schema.to_schema(), str(request.base_url).rstrip("/"))
