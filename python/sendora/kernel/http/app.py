@@ -181,6 +181,7 @@ class Door:
             own_org(principal, _org(org))
         check_text(path, query)
         body = await read_body(exchange.given, receive, kernel.settings.http.max_body_bytes)
+        exchange.received = len(body)
         return await row.handle(kernel, principal, HotRequest(body, query.decode("latin-1"), exchange.given))
 
     async def _answer_cold(self, exchange: Exchange, scope: Any, receive: Any, send: Any) -> None:

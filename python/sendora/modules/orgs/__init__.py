@@ -1,28 +1,31 @@
 """Orgs: tenants, their projects, API keys, plans, quota, and the audit log. The lowest room; all others may use it."""
 
 from sendora.kernel.module import Module
+from sendora.modules.orgs.auditing import OPERATOR, SYSTEM, Verified, audit, audit_as, person_hash, verify
 from sendora.modules.orgs.keyring import authenticate
 from sendora.modules.orgs.model import EVENT_QUOTAS, KeyMinted, Plan, RateLimit, Role
 from sendora.modules.orgs.quota import check_quota, month_of
 from sendora.modules.orgs.routes import ROUTES
 from sendora.modules.orgs.service import (
     Bootstrapped,
-    audit,
     bootstrap,
     create_key,
     create_org,
     create_project,
-    person_hash,
 )
 
 __all__ = [
     "EVENT_QUOTAS",
+    "OPERATOR",
+    "SYSTEM",
     "Bootstrapped",
     "KeyMinted",
     "Plan",
     "RateLimit",
     "Role",
+    "Verified",
     "audit",
+    "audit_as",
     "authenticate",
     "bootstrap",
     "check_quota",
@@ -32,6 +35,7 @@ __all__ = [
     "module",
     "month_of",
     "person_hash",
+    "verify",
 ]
 
 module = Module(name="orgs", routes=ROUTES)

@@ -158,12 +158,49 @@ class Usage(Wire, frozen=True, kw_only=True):
 
 
 class AuditEntry(Wire, frozen=True, kw_only=True):
+    """An entry as the API shows it."""
+
+    id: UUID
+    seq: int
+    """From 1, without a gap, in each org."""
+    at: datetime
+    actor: str
+    """The prefix of a key, `operator` (the command line) or `system`."""
+    action: str
+    resource: str
+    details: dict[str, Any]
+    payload_size: int | None
+    """Bytes of the request's body; None where no request asked for it."""
+    hash: str
+    """SHA-256 over the hash before it and this entry, hexadecimal: whoever notes it can tell a chain made anew."""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry as it was hashed: `details` is PostgreSQL's own text of it."""
+
+    org: OrgId
+    seq: int
     id: UUID
     at: datetime
     actor: str
     action: str
     resource: str
-    details: dict[str, Any]
+    payload_size: int | None
+    details: str
+    hash: bytes
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an org's chain ends: by its head, and by its entries."""
+
+    org: OrgId
+    seq: int
+    hash: bytes
+    newest: int
+
+
+FIRST: Final = bytes(32)
+"""What stands before the first entry of a chain, and is the head of an empty one."""
 
 
 def mint(kind: Kind, environment: str) -> Secret:

@@ -1,4 +1,4 @@
--- writes: orgs, projects, api_keys, audit_log
+-- writes: orgs, projects, api_keys, audit_log, audit_keys
 -- reads: usage_months
 
 -- name: insert_org
@@ -44,18 +44,40 @@ UPDATE api_keys SET last_used_at = now()
  WHERE org_id = $1 AND id = $2 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute');
 
 -- name: insert_audit
-INSERT INTO audit_log (org_id, id, actor, action, resource, details) VALUES ($1, $2, $3, $4, $5, $6);
+-- Number, time and hash are the database's own (migration 0016).
+INSERT INTO audit_log (org_id, id, actor, action, resource, details, payload_size) VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: list_audit
-SELECT id, at, actor, action, resource, details, count(*) OVER () AS total
+SELECT id, seq, at, actor, action, resource, details, payload_size, hash
   FROM audit_log
  WHERE org_id = $1 AND ($2::text IS NULL OR resource = $2) AND ($3::text IS NULL OR actor = $3)
- ORDER BY id DESC OFFSET $4 LIMIT $5;
+ ORDER BY seq DESC OFFSET $4 LIMIT $5;
 
 -- name: count_audit
--- For a page behind the end, which has no row to carry the total.
 SELECT count(*) FROM audit_log
  WHERE org_id = $1 AND ($2::text IS NULL OR resource = $2) AND ($3::text IS NULL OR actor = $3);
+
+-- name: audit_length
+-- Of the whole log without counting it: the chain has no gaps.
+SELECT coalesce((SELECT seq FROM audit_heads WHERE org_id = $1), 0);
+
+-- name: audit_heads
+-- One snapshot of both ends: an entry that is written meanwhile is in neither.
+SELECT o.org_id, coalesce(h.seq, 0) AS seq, h.hash, coalesce(newest.seq, 0) AS newest
+  FROM orgs o
+  LEFT JOIN audit_heads h USING (org_id)
+  LEFT JOIN LATERAL (SELECT max(a.seq) AS seq FROM audit_log a WHERE a.org_id = o.org_id) newest ON true
+ WHERE o.org_id > $1 ORDER BY o.org_id LIMIT $2;
+
+-- name: audit_chain
+SELECT seq, id, at, actor, action, resource, payload_size, details::text AS details, hash
+  FROM audit_log WHERE org_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4;
+
+-- name: find_audit_key
+SELECT sealed FROM audit_keys WHERE org_id = $1;
+
+-- name: insert_audit_key
+INSERT INTO audit_keys (org_id, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING;
 
 -- name: events_used
 -- Written by the storer (C99): stored events alone, duplicates and bad rows not.

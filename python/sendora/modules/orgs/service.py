@@ -4,13 +4,9 @@ Every change of a key is one transaction with its line in the audit log, and is 
 committed. The first org of an installation has nobody to ask for it: `bootstrap` is for the operator's command line.
 """
 
-import hmac
-from hashlib import sha256
-from typing import Any, Final
-
 import msgspec
 
-from sendora.kernel.config import Limits, Settings, master_key
+from sendora.kernel.config import Limits, Settings
 from sendora.kernel.errors import Conflict, NotFound
 from sendora.kernel.http import Principal, require_tier
 from sendora.kernel.ids import KeyId, OrgId, ProjectId, new_id
@@ -18,6 +14,7 @@ from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Connection, Database
 from sendora.kernel.wire import UNSET
 from sendora.modules.orgs import store
+from sendora.modules.orgs.auditing import OPERATOR, audit, audit_as
 from sendora.modules.orgs.keyring import WAKE, ring_of
 from sendora.modules.orgs.model import (
     KEYS_MAX,
@@ -36,9 +33,6 @@ from sendora.modules.orgs.model import (
     scopes_for,
     show,
 )
-
-SYSTEM: Final = "system"
-"""The actor of what no key asked for."""
 
 
 class Bootstrapped(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -62,7 +56,7 @@ async def bootstrap(
             limit = rate_limit or default_limit(settings.limits)
             public_key = await create_key(connection, org, project_id, kind="pk", limit=limit, plan=plan)
             secret_key = await create_key(connection, org, project_id, kind="sk", limit=limit, plan=plan)
-            await store.insert_audit(connection, org, SYSTEM, "org.created", f"org:{org}", {"name": name, "plan": plan})
+            await audit_as(connection, org, OPERATOR, "org.created", f"org:{org}", {"name": name, "plan": plan})
     finally:
         await db.close()
     return Bootstrapped(org=org, project=project_id, public_key=public_key.key, secret_key=secret_key.key)
@@ -157,20 +151,6 @@ async def revoke_key(kernel: Kernel, principal: Principal, key: KeyId) -> None:
         await audit(connection, principal, "key.revoked", f"key:{key}", {"prefix": prefix})
     ring_of(kernel).forget()
     await kernel.bus.wake(WAKE)
-
-
-async def audit(
-    db: Database | Connection, principal: Principal, action: str, resource: str, details: dict[str, Any] | None = None
-) -> None:
-    """One line in the audit log, in the transaction of what it tells. `resource` is `<noun>:<id>`; a person is named by
-    `person_hash` alone, since the log is never rewritten."""
-    await store.insert_audit(db, principal.org, principal.prefix, action, resource, details or {})
-
-
-def person_hash(settings: Settings, org: OrgId, external_id: str) -> str:
-    """How the audit log names a person: the same one always alike, and nobody without the master key can tell who."""
-    told = b"audit|" + org.bytes + external_id.encode()
-    return hmac.digest(master_key(settings.vault), told, sha256).hex()[:32]
 
 
 def default_limit(limits: Limits) -> RateLimit:

@@ -10,7 +10,7 @@ from asyncpg import Record
 from sendora.kernel.ids import KeyId, OrgId, ProjectId, new_id
 from sendora.kernel.pg import Connection, Database, queries
 from sendora.kernel.wire import Listed, Page
-from sendora.modules.orgs.model import KEYS_MAX, AuditEntry, Key, Kind, Plan, Role, Secret
+from sendora.modules.orgs.model import FIRST, KEYS_MAX, AuditEntry, Head, Kept, Key, Kind, Plan, Role, Secret
 
 SQL: Final = queries(__file__)
 
@@ -113,30 +113,81 @@ async def touch_key(db: Database | Connection, org: OrgId, key: KeyId) -> None:
 
 
 async def insert_audit(
-    db: Database | Connection, org: OrgId, actor: str, action: str, resource: str, details: dict[str, Any]
+    db: Database | Connection,
+    org: OrgId,
+    actor: str,
+    action: str,
+    resource: str,
+    details: dict[str, Any],
+    payload_size: int | None,
 ) -> None:
-    await db.execute(SQL.insert_audit, org, new_id(), actor, action, resource, details)
+    await db.execute(SQL.insert_audit, org, new_id(), actor, action, resource, details, payload_size)
 
 
 async def list_audit(
     db: Database | Connection, org: OrgId, resource: str | None, actor: str | None, page: Page
 ) -> Listed[AuditEntry]:
     rows = await db.fetch(SQL.list_audit, org, resource, actor, page.offset, page.size)
-    total = rows[0]["total"] if rows else await db.fetchval(SQL.count_audit, org, resource, actor)
+    total: int
+    if resource is None and actor is None:
+        total = await db.fetchval(SQL.audit_length, org)
+    else:
+        total = await db.fetchval(SQL.count_audit, org, resource, actor)
     return Listed(
         rows=[
             AuditEntry(
                 id=row["id"],
+                seq=row["seq"],
                 at=row["at"],
                 actor=row["actor"],
                 action=row["action"],
                 resource=row["resource"],
                 details=row["details"],
+                payload_size=row["payload_size"],
+                hash=row["hash"].hex(),
             )
             for row in rows
         ],
         total=total,
     )
+
+
+async def audit_heads(db: Database | Connection, after: OrgId, limit: int) -> list[Head]:
+    """Of every org behind `after`, in their order; one that has written nothing has an empty chain."""
+    return [
+        Head(org=OrgId(row["org_id"]), seq=row["seq"], hash=row["hash"] or FIRST, newest=row["newest"])
+        for row in await db.fetch(SQL.audit_heads, after, limit)
+    ]
+
+
+async def audit_chain(db: Database | Connection, org: OrgId, after: int, last: int, limit: int) -> list[Kept]:
+    return [
+        Kept(
+            org=org,
+            seq=row["seq"],
+            id=row["id"],
+            at=row["at"],
+            actor=row["actor"],
+            action=row["action"],
+            resource=row["resource"],
+            payload_size=row["payload_size"],
+            details=row["details"],
+            hash=row["hash"],
+        )
+        for row in await db.fetch(SQL.audit_chain, org, after, last, limit)
+    ]
+
+
+async def find_audit_key(db: Database | Connection, org: OrgId) -> bytes | None:
+    sealed: bytes | None = await db.fetchval(SQL.find_audit_key, org)
+    return sealed
+
+
+async def make_audit_key(db: Database | Connection, org: OrgId, sealed: bytes) -> bytes:
+    """Whose is kept: this one, or that of a process that was first."""
+    await db.execute(SQL.insert_audit_key, org, sealed)
+    kept: bytes = await db.fetchval(SQL.find_audit_key, org)
+    return kept
 
 
 async def events_used(db: Database | Connection, org: OrgId, month: date) -> int:
