@@ -13,7 +13,7 @@ from sendora.kernel.http.envelope import Paged, Reply
 from sendora.kernel.http.exchange import received, take
 from sendora.kernel.http.front import Front
 from sendora.kernel.http.hot import Hot, HotHandle, HotRequest, HotResponse, HotRoute
-from sendora.kernel.http.principal import Plan, Principal, Role, require_tier, role_at_least, tier_at_least
+from sendora.kernel.http.principal import Place, Plan, Principal, Role, require_tier, role_at_least, tier_at_least
 from sendora.kernel.http.routes import (
     Handler,
     delete,
@@ -34,6 +34,7 @@ __all__ = [
     "HotResponse",
     "HotRoute",
     "Paged",
+    "Place",
     "Plan",
     "Principal",
     "Reply",

@@ -65,9 +65,9 @@ async def audit(
 
     `action` is `<noun>.<past participle>` (`key.minted`), `resource` is `<noun>:<id>`. A person is named by
     `person_hash` alone, in either and in `details`. The entry is of the org that the key acts for, and notes the size
-    of the request's body (B156).
+    of the request's body.
     """
-    await store.insert_audit(db, principal.org, principal.prefix, action, resource, details or {}, received())
+    await audit_as(db, principal.org, principal.prefix, action, resource, details)
 
 
 async def audit_as(
@@ -80,7 +80,7 @@ async def audit_as(
 ) -> None:
     """`audit` of what no key asked for: `actor` is SYSTEM, OPERATOR, or the prefix of the key that asked for it long
     ago (the execution of a deletion request)."""
-    await store.insert_audit(db, org, actor, action, resource, details or {}, None)
+    await store.insert_audit(db, org, actor, action, resource, details or {}, received())
 
 
 async def person_hash(kernel: Kernel, org: OrgId, external_id: str) -> str:

@@ -1,16 +1,28 @@
 """Rows of orgs, projects, keys and the audit log, as structs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from typing import Any, Final
-from uuid import UUID
 
 from asyncpg import Record
 
+from sendora.kernel.http import Place
 from sendora.kernel.ids import KeyId, OrgId, ProjectId, new_id
 from sendora.kernel.pg import Connection, Database, queries
 from sendora.kernel.wire import Listed, Page
-from sendora.modules.orgs.model import FIRST, KEYS_MAX, AuditEntry, Head, Kept, Key, Kind, Plan, Role, Secret
+from sendora.modules.orgs.model import (
+    FIRST,
+    KEYS_MAX,
+    AuditEntry,
+    Head,
+    Kept,
+    Key,
+    Kind,
+    OrgSettings,
+    Plan,
+    Role,
+    Secret,
+)
 
 SQL: Final = queries(__file__)
 
@@ -23,18 +35,18 @@ async def insert_project(db: Database | Connection, org: OrgId, project: Project
     await db.execute(SQL.insert_project, org, project, name)
 
 
-async def plan_of(db: Database | Connection, org: OrgId) -> Plan | None:
-    row = await db.fetchrow(SQL.find_org, org)
-    return None if row is None else row["plan"]
-
-
 async def has_project(db: Database | Connection, org: OrgId, project: ProjectId) -> bool:
     return await db.fetchrow(SQL.find_project, org, project) is not None
 
 
-async def first_project(db: Database | Connection, org: OrgId) -> ProjectId | None:
-    found: UUID | None = await db.fetchval(SQL.first_project, org)
-    return None if found is None else ProjectId(found)
+async def some_projects(db: Database | Connection, org: OrgId) -> list[ProjectId]:
+    """Two at most."""
+    return [ProjectId(row["id"]) for row in await db.fetch(SQL.some_projects, org)]
+
+
+async def lock_orgs(connection: Connection, orgs: Iterable[OrgId]) -> dict[OrgId, Plan]:
+    """Until the transaction ends; the plans of those that there are."""
+    return {OrgId(row["org_id"]): row["plan"] for row in await connection.fetch(SQL.lock_orgs, list(orgs))}
 
 
 async def insert_key(
@@ -99,13 +111,31 @@ async def find_key(db: Database | Connection, prefix: str) -> Key | None:
 
 
 async def list_keys(db: Database | Connection, org: OrgId) -> list[Key]:
-    return [_key(row) for row in await db.fetch(SQL.list_keys, org, KEYS_MAX)]
+    """Its own, then those that it has let in: together no more than KEYS_MAX."""
+    own = await db.fetch(SQL.list_keys, org, KEYS_MAX)
+    guests = await db.fetch(SQL.list_guests, org, KEYS_MAX)
+    return [_key(row) for row in (*own, *guests)]
 
 
 async def revoke_key(db: Database | Connection, org: OrgId, key: KeyId) -> str | None:
     """The prefix of the key that is dead from this commit on; None when there was none alive."""
     prefix: str | None = await db.fetchval(SQL.revoke_key, org, key)
     return prefix
+
+
+async def insert_grant(db: Database | Connection, org: OrgId, key: KeyId, home: OrgId, project: ProjectId) -> None:
+    await db.execute(SQL.insert_grant, org, key, home, project)
+
+
+async def delete_grant(db: Database | Connection, org: OrgId, key: KeyId) -> tuple[OrgId, str] | None:
+    """The home and the prefix of the key that ends in this org."""
+    row = await db.fetchrow(SQL.delete_grant, org, key)
+    return None if row is None else (OrgId(row["home_org_id"]), row["prefix"])
+
+
+async def delete_grants(db: Database | Connection, home: OrgId, key: KeyId) -> list[OrgId]:
+    """The orgs that had let it in."""
+    return [OrgId(row["org_id"]) for row in await db.fetch(SQL.delete_grants, home, key)]
 
 
 async def touch_key(db: Database | Connection, org: OrgId, key: KeyId) -> None:
@@ -190,6 +220,33 @@ async def make_audit_key(db: Database | Connection, org: OrgId, sealed: bytes) -
     return kept
 
 
+async def settings_of(db: Database | Connection, org: OrgId) -> OrgSettings:
+    return OrgSettings(ai_lifecycle_classifier_enabled=await db.fetchval(SQL.find_settings, org))
+
+
+async def set_classifier(db: Database | Connection, org: OrgId, enabled: bool) -> None:
+    await db.execute(SQL.set_classifier, org, enabled)
+
+
+async def find_ai_key(db: Database | Connection, org: OrgId) -> bytes | None:
+    sealed: bytes | None = await db.fetchval(SQL.find_ai_key, org)
+    return sealed
+
+
+async def set_ai_key(db: Database | Connection, org: OrgId, sealed: bytes | None) -> None:
+    await db.execute(SQL.set_ai_key, org, sealed)
+
+
+async def ai_tokens_used(db: Database | Connection, org: OrgId, day: date) -> int:
+    used: int = await db.fetchval(SQL.ai_tokens_used, org, day)
+    return used
+
+
+async def count_ai_tokens(db: Database | Connection, org: OrgId, day: date, tokens: int) -> int:
+    used: int = await db.fetchval(SQL.count_ai_tokens, org, day, tokens)
+    return used
+
+
 async def events_used(db: Database | Connection, org: OrgId, month: date) -> int:
     used: int = await db.fetchval(SQL.events_used, org, month)
     return used
@@ -212,4 +269,15 @@ def _key(row: Record) -> Key:
         created_at=row["created_at"],
         last_used_at=row["last_used_at"],
         plan=row["plan"],
+        reach=_reach(row),
     )
+
+
+def _reach(row: Record) -> dict[OrgId, Place]:
+    if not row["orgs"]:
+        return {}
+    home = {OrgId(row["org_id"]): Place(ProjectId(row["project_id"]), row["plan"])}
+    return home | {
+        OrgId(org): Place(ProjectId(project), plan)
+        for org, project, plan in zip(row["orgs"], row["projects"], row["plans"], strict=True)
+    }
