@@ -175,6 +175,10 @@ class Usage(Wire, frozen=True, kw_only=True):
     resets_at: datetime
 
 
+ApiKeyText = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[!-~]+$(?!\n)")]
+"""Somebody else's key: it becomes a header's value, so visible ASCII alone."""
+
+
 class OrgSettings(Wire, frozen=True, kw_only=True):
     """What an org has chosen for all of its projects."""
 
@@ -203,7 +207,7 @@ class AiSettings(Wire, frozen=True, kw_only=True):
 class AiSettingsIn(WireIn, frozen=True, kw_only=True):
     """Body of `PUT /settings/ai`."""
 
-    ollama_api_key: Annotated[str, Meta(min_length=1, max_length=512, pattern="^[!-~]+$")] | UnsetType | None = UNSET
+    ollama_api_key: ApiKeyText | UnsetType | None = UNSET
     """Null takes it away; without the field nothing changes."""
 
     def __repr__(self) -> str:
