@@ -260,11 +260,20 @@ def person(org: UUID, external_id: str) -> None:
 
 
 @app.command(group="Operations")
-def doctor() -> None:
-    """Check servers, versions, durability, clocks and credentials; exit status 1 when something is wrong."""
-    from sendora.doctor import examine
+def doctor(confirm_epoch: bool = False) -> None:
+    """Check servers, versions, durability, clocks, credentials and the fence; exit status 1 when something is wrong.
 
-    sys.exit(asyncio.run(examine(_settings())))
+    Parameters
+    ----------
+    confirm_epoch
+        First lift the restore fence: this database and this log go on together, and what waits in it goes out.
+    """
+    from sendora import doctor as operator
+
+    settings = _settings()
+    if confirm_epoch:
+        print(f"confirmed: {asyncio.run(operator.confirm_epoch(settings))}")
+    sys.exit(asyncio.run(operator.examine(settings)))
 
 
 @app.command(group="Operations")
