@@ -53,7 +53,8 @@ async def examine(settings: Settings) -> int:
             finding = Finding(False, f"{type(error).__name__}: {error}")
         failed |= not finding.good
         mark = "[green]ok[/]  " if finding.good else "[red]fail[/]"
-        console.print(f"{mark} {name:<12} {finding.said}", highlight=False)
+        # A check is one line, also in a narrow terminal and in a log.
+        console.print(f"{mark} {name:<12} {finding.said}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 

@@ -91,7 +91,7 @@ async def _doctor(world: World, *arguments: str) -> tuple[int | None, str]:
         "sendora",
         "doctor",
         *arguments,
-        env={**world.cluster.environment, "COLUMNS": "2000"},
+        env=world.cluster.environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

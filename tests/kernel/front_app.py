@@ -99,6 +99,7 @@ async def _late() -> AsyncIterator[bytes]:
 
 
 class Room(msgspec.Struct):
+    name: str = "test"
     routes: Sequence[Any] = (beat.handler, read, cold)
     hot: Sequence[Any] = (beat.hot,)
 

@@ -148,6 +148,7 @@ async def beat(kernel: Kernel, principal: Principal, request: HotRequest) -> Hot
 
 
 class Room(msgspec.Struct):
+    name: str = "test"
     routes: Sequence[Any] = (create, list_things, one, upsert, remove, send, paid, any_secret, broken, beat.handler)
     hot: Sequence[Any] = (beat.hot,)
 
