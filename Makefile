@@ -5,11 +5,12 @@ PYTHON ?= python3
 ARGS ?=
 NAME ?=
 SECONDS ?= 60
+CASES ?= 20000
 BIN := .venv/bin
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml -o -name '*.pem' 2>/dev/null)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help setup demo test bench fuzz load dev lint fmt clean
+.PHONY: help setup demo test bench fuzz fuzz-api load dev lint fmt clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,6 +32,9 @@ fuzz: .cache/cargo-fuzz/bin/cargo-fuzz  ## hostile bytes into a parser until it 
 	@mkdir -p rust/fuzz/corpus/$(NAME)
 	$< run --fuzz-dir rust/fuzz --sanitizer none $(NAME) rust/fuzz/corpus/$(NAME) rust/fuzz/seeds/$(NAME) -- \
 	  -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -dict=rust/fuzz/json.dict -print_final_stats=1 $(ARGS)
+
+fuzz-api: setup  ## requests of every kind against the OpenAPI document: make fuzz-api CASES=20000
+	CASES=$(CASES) $(BIN)/pytest -q tests/contract/test_fuzz.py $(ARGS)
 
 load: .venv/built-release  ## Locust against a fresh embedded cluster: throughput, percentiles, errors, event accounting
 	@$(BIN)/python -m loadtests.load $(ARGS)

@@ -88,7 +88,7 @@ def test_names_are_unique() -> None:
     subjects = [answer.subject for module in MODULES for answer in module.answers]
     for names in (consumers, jobs, subjects, [module.name for module in MODULES]):
         assert len(names) == len(set(names)), names
-    assert list(CHANNELS) == ["push"]
+    assert list(CHANNELS) == ["push", "live_activities"]
 
 
 def test_error_codes_are_documented_and_mean_one_status() -> None:

@@ -33,7 +33,17 @@ from sendora.kernel.jobs import JobRunner
 from sendora.kernel.life import open_kernel, run_services
 from sendora.kernel.limits import Idempotency
 from sendora.kernel.module import Job, Module
-from sendora.modules import audiences, consent, data_io, events, orgs, profiles, push
+from sendora.modules import (
+    audiences,
+    consent,
+    data_io,
+    events,
+    geofences,
+    live_activities,
+    orgs,
+    profiles,
+    push,
+)
 
 MODULES: Final[Sequence[Module]] = (
     orgs.module,
@@ -42,6 +52,8 @@ MODULES: Final[Sequence[Module]] = (
     events.module,
     audiences.module,
     push.module,
+    geofences.module,
+    live_activities.module,
     data_io.module,
 )
 

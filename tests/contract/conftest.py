@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.api import Api, serve
 
-from sendora.app import MODULES
+from sendora.app import MODULES, bind
 from sendora.kernel.bus import Answering, StageRunner
 from sendora.kernel.life import Kernel, Service, running
 
@@ -13,6 +13,7 @@ from sendora.kernel.life import Kernel, Service, running
 @pytest.fixture(scope="session")
 async def everything(kernel: Kernel) -> AsyncIterator[Api]:
     """All rooms behind one door, with what they need at work."""
+    bind()
     services: list[Service] = []
     for module in MODULES:
         services += [StageRunner(kernel, consumer) for consumer in module.consumers]

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from tests.api import Api
 from tests.make import Make, Org
+from tests.modules.push.conftest import APNS
 
 from sendora.kernel.life import Kernel
 
@@ -35,7 +36,7 @@ def samples() -> list[Sample]:
     for block in re.split(r"\n\n(?=\w)", SAMPLES.partition("\n\n")[2]):
         # A sample that keeps an id wraps its call in $(... | jq ...).
         call = re.sub(r"^\w+=\$\(|\s*\|\s*jq [^)]*\)\s*$", "", block)
-        words = iter(shlex.split(call)[1:])
+        words = iter(shlex.split(call.replace("\\\n", " "))[1:])
         method, url, headers, body = "GET", "", "", None
         for word in words:
             match word:
@@ -54,13 +55,14 @@ def samples() -> list[Sample]:
 
 
 def test_samples_are_found() -> None:
-    assert len(samples()) == SAMPLES.count("curl ") > 30
+    assert len(samples()) == SAMPLES.count("curl ") > 25
     assert {one.method for one in samples()} == {"GET", "POST", "PATCH", "DELETE"}
     assert all(one.path.startswith("/") for one in samples())
 
 
 async def things(api: Api, make: Make, org: Org) -> dict[str, Any]:
     """What the placeholders of the samples stand for."""
+    await api.put("/push/providers/apns", APNS, key=org.sk)
     await make.token(org, "ok-sample", userId="u_1")
     audience = await api.post("/audiences", {"name": "a", "rules": {"all": []}}, key=org.sk)
     variants = [{"key": "A", "weight": 100}]

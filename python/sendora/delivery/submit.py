@@ -8,6 +8,7 @@ from sendora.delivery.phases import Send, Submission
 from sendora.kernel.errors import Conflict, NotFound
 from sendora.kernel.ids import OrgId, ProjectId, SendId, new_id
 from sendora.kernel.life import Kernel
+from sendora.kernel.pg import Connection, Database
 
 WAKE_PLAN = "wake.plan"
 WAKE_SCHEDULE = "wake.schedule"
@@ -32,12 +33,22 @@ async def submit(kernel: Kernel, asked: Submission) -> Send:
     It is planned when the stores have passed where the log stands now, so that what the caller has just reported
     counts (design 5).
     """
-    log_position = await kernel.bus.head()
-    send = await store.insert_send(kernel.db, asked.org, SendId(new_id()), asked, log_position)
+    send = await place(kernel.db, asked, log_position=await kernel.bus.head())
+    await wake(kernel, send)
+    return send
+
+
+async def place(db: Database | Connection, asked: Submission, *, log_position: int = 0) -> Send:
+    """The row alone: in the transaction of whoever commits something beside it, and who calls `wake` afterwards. At the
+    log's position 0 nothing is waited for: right for a send that asks nothing of events or profiles."""
+    return await store.insert_send(db, asked.org, SendId(new_id()), asked, log_position)
+
+
+async def wake(kernel: Kernel, send: Send) -> None:
+    """After the commit; one that is lost costs a second."""
     await kernel.bus.wake(WAKE_SCHEDULE if send.status == "scheduled" else WAKE_PLAN)
     if send.status == "scheduled":
         await kernel.bus.wake(WAKE_ACCOUNT)  # For one that goes out, its first outcome does.
-    return send
 
 
 async def cancel(kernel: Kernel, org: OrgId, send: SendId, *, project: ProjectId | None = None) -> Send:

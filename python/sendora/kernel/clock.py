@@ -11,6 +11,9 @@ from typing import Final, Protocol
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""Whatever a client says of an earlier time is a mistake, and the first years of all can be stored nowhere."""
+
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 

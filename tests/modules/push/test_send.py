@@ -86,6 +86,7 @@ async def test_who_may_send(api: Api, org: Org, make: Make) -> None:
         ({"scheduledFor": "tomorrow"}, "scheduledFor"),
         ({"scheduledFor": "2026-01-01T00:00:00"}, "scheduledFor"),
         ({"scheduledFor": "9999-01-01T00:00:00Z"}, "scheduledFor"),
+        ({"scheduledFor": "0001-01-01T00:00:00+14:00"}, "scheduledFor"),
         ({"ttlSeconds": -1}, "ttlSeconds"),
         ({"ttlSeconds": 2_419_201}, "ttlSeconds"),
         ({"collapseId": "ü" * 40}, "collapseId"),

@@ -146,7 +146,7 @@ async def test_a_browser_registers_its_subscription(api: Api, org: Org, db: Data
     )
 
 
-@pytest.mark.rule("B092")
+@pytest.mark.rule("B092", "B276")
 @pytest.mark.parametrize(
     ("said", "field"),
     [
@@ -164,6 +164,8 @@ async def test_a_browser_registers_its_subscription(api: Api, org: Org, db: Data
         ({"token": "x", "platform": "ios", "orgId": str(uuid4())}, "orgId"),
         ({"token": "x", "platform": "ios", "environment": "staging"}, "environment"),
         ({"token": "x", "platform": "ios", "isActive": True}, "isActive"),
+        ({"token": "x", "platform": "ios", "deviceId": ""}, "deviceId"),
+        ({"token": "x", "platform": "ios", "deviceId": "x" * 257}, "deviceId"),
         ({"token": "https://fcm.googleapis.com/x", "platform": "web"}, "subscription"),
         (
             {"token": {**subscription("a"), "endpoint": "https://evil.example/x"}, "platform": "web"},
@@ -182,7 +184,7 @@ async def test_a_browser_registers_its_subscription(api: Api, org: Org, db: Data
     ],
 )
 async def test_what_is_no_device(api: Api, org: Org, said: dict[str, object], field: str) -> None:
-    """B092 among them: Expo's tokens are refused with the reason."""
+    """B092, B276 among them: Expo's tokens are refused with the reason."""
     refused = await api.post("/push/tokens", said, key=org.pk)
     assert field in refused.fields, refused
     if "Expo" in str(said.get("token")):

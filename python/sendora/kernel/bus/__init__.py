@@ -11,7 +11,7 @@ them is a service (`answering`).
 from sendora.kernel.bus.answering import Answering
 from sendora.kernel.bus.checks import BusRefused, connect, examine, refusals
 from sendora.kernel.bus.client import DEAD, EVENTS, KEEP_S, LIFECYCLE, Bus, is_away
-from sendora.kernel.bus.position import LANE, Message, Position, parse_position, position_text
+from sendora.kernel.bus.position import LANE, SYSTEM, Message, Position, parse_position, position_text
 from sendora.kernel.bus.pull import Gap
 from sendora.kernel.bus.stage import StageRunner
 from sendora.kernel.bus.tail import Missing, Tail, tail
@@ -22,6 +22,7 @@ __all__ = [
     "KEEP_S",
     "LANE",
     "LIFECYCLE",
+    "SYSTEM",
     "Answering",
     "Bus",
     "BusRefused",

@@ -20,7 +20,7 @@ from nats.js import JetStreamContext, api
 from sendora.kernel import config
 from sendora.kernel.bus.checks import BusRefused, connect, refusals, syncs, varz_of
 from sendora.kernel.bus.lane import Lane
-from sendora.kernel.bus.position import LANE, Position
+from sendora.kernel.bus.position import LANE, SYSTEM, Position
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.metrics import Metrics
 
@@ -74,7 +74,8 @@ class Bus:
         """Whether /varz proved that each publish is synced; False when the operator vouches for it."""
         self._settings = settings
         self._metrics = metrics
-        self._lane = Lane(self._commit, settings, metrics)
+        self._lane = Lane(f"events.{LANE}", self._commit, settings, metrics)
+        self._system = Lane(SYSTEM, self._commit, settings, metrics)
         self._connected = asyncio.Event()
         self._connected.set()
         self._closing = False
@@ -115,6 +116,7 @@ class Bus:
         """What was appended is answered first; new records are refused."""
         self._closing = True
         await self._lane.close()
+        await self._system.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -125,12 +127,13 @@ class Bus:
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
-    async def append(self, record: bytes, n: int) -> Position:
-        """The records of one request (n of them, length-prefixed) are on disk at this position; else Unavailable."""
+    async def append(self, record: bytes, n: int, *, system: bool = False) -> Position:
+        """The records of one request (n of them, length-prefixed) are on disk at this position; else Unavailable.
+        `system`: nobody posted them as events, so nobody's quota pays for them (C30)."""
         if self._gone():
             self._metrics.count("log_refused", reason="away")
             raise Unavailable(message="The log is away.")
-        return await self._lane.append(record, n)
+        return await (self._system if system else self._lane).append(record, n)
 
     async def head(self) -> Position:
         """The last position that is taken."""

@@ -18,7 +18,7 @@ import structlog
 
 from sendora import _core
 from sendora.kernel import config
-from sendora.kernel.bus.position import LANE, Position
+from sendora.kernel.bus.position import Position
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.metrics import Metrics
 
@@ -43,9 +43,10 @@ class _Waiting(msgspec.Struct):
 class Lane:
     """The writer of one subject of the log."""
 
-    def __init__(self, commit: Commit, settings: config.Nats, metrics: Metrics) -> None:
+    def __init__(self, subject: str, commit: Commit, settings: config.Nats, metrics: Metrics) -> None:
         self._commit = commit
-        self._subject = f"events.{LANE}"
+        self._subject = subject
+        self._name = subject.rpartition(".")[2]
         self._events_max = settings.frame_events_max
         self._bytes_max = settings.frame_bytes_max
         self._metrics = metrics
@@ -103,19 +104,19 @@ class Lane:
             size += len(one.record)
         self._events -= events
         self._bytes -= size
-        self._metrics.gauge("log_buffered_bytes", self._bytes, lane=LANE)
-        self._metrics.observe("log_frame_events", events, lane=LANE)
+        self._metrics.gauge("log_buffered_bytes", self._bytes, lane=self._name)
+        self._metrics.observe("log_frame_events", events, lane=self._name)
         return group
 
     async def _publish(self, group: list[_Waiting]) -> Position:
         frame = _core.frame([one.record for one in group])
-        self._metrics.observe("log_frame_bytes", len(frame), lane=LANE)
+        self._metrics.observe("log_frame_bytes", len(frame), lane=self._name)
         # The random half keeps two equal requests apart: both were accepted, so both must be in the log.
         msg_id = hashlib.blake2b(frame, digest_size=16, key=token_bytes(16)).hexdigest()
         began = time.perf_counter()
         position = await self._commit(self._subject, frame, msg_id)
-        self._metrics.observe("log_publish_seconds", time.perf_counter() - began, lane=LANE)
-        self._metrics.count("log_publishes", lane=LANE)
+        self._metrics.observe("log_publish_seconds", time.perf_counter() - began, lane=self._name)
+        self._metrics.count("log_publishes", lane=self._name)
         return position
 
 

@@ -8,6 +8,10 @@ import msgspec
 LANE: Final = 0
 """One lane until one is too slow: a lane is one stream leader's speed, and order holds within a lane."""
 
+SYSTEM: Final = "events.system"
+"""The subject of what the system itself says of somebody (B049). It is of the same stream, so a position is one of the
+log whatever the subject, and whoever wants these alone need not read the rest."""
+
 Position = NewType("Position", int)
 """The stream's sequence. As text it names its lane: "0-4711"."""
 

@@ -105,6 +105,14 @@ def documented(result: Any) -> Any:
     return Envelope[result]
 
 
+def successes(answers: Mapping[int, Any]) -> dict[int, ResponseSpec]:
+    """What a route answers under other statuses than its own, for the document."""
+    return {
+        status: ResponseSpec(documented(answer), description="Success", generate_examples=False)
+        for status, answer in answers.items()
+    }
+
+
 def failures(raised: set[type[Problem]]) -> dict[int, ResponseSpec]:
     by_status: dict[int, set[str]] = {}
     for problem in raised:

@@ -15,7 +15,8 @@ last, just before the handler. A handler with checks of its own that must come b
 import inspect
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import litestar
@@ -35,7 +36,7 @@ from sendora.kernel.errors import (
     ValidationFailed,
 )
 from sendora.kernel.http.binding import BODY, Body, Function, body_of, endpoint_of, who
-from sendora.kernel.http.envelope import RATE_HEADERS, Envelope, failures
+from sendora.kernel.http.envelope import RATE_HEADERS, Envelope, failures, successes
 from sendora.kernel.http.exchange import texts
 from sendora.kernel.http.hot import Hot, HotHandle, HotRequest, HotRoute
 from sendora.kernel.http.principal import Plan, Requirement, Role
@@ -148,6 +149,7 @@ def hot_route(
     body: Any,
     answer: Any,
     status: int = 200,
+    also: Mapping[int, Any] = MappingProxyType({}),
     raises: Sequence[type[Problem]] = (),
     operation: str,
     summary: str,
@@ -155,8 +157,9 @@ def hot_route(
     """Both doors of one function: `hot` for the table, `handler` for the document and for every odd spelling of the
     path.
 
-    `body` and `answer` are types for the document only: the function gets raw bytes and gives a whole envelope. Public
-    keys may call it. It takes its tokens itself: `await take(kernel, principal, n)`.
+    `body`, `answer` and `also` (what it answers under other statuses) are types for the document only: the function
+    gets raw bytes and gives a whole envelope. Public keys may call it. It takes its tokens itself:
+    `await take(kernel, principal, n)`.
     """
 
     def wrap(function: HotHandle) -> HotRoute:
@@ -188,7 +191,7 @@ def hot_route(
             summary=summary,
             description=inspect.getdoc(function),
             response_headers=RATE_HEADERS,
-            responses=failures({*ALWAYS, PayloadTooLarge, *raises}),
+            responses={**successes(also), **failures({*ALWAYS, PayloadTooLarge, *raises})},
         )(endpoint)
         return HotRoute(Hot(method="POST", path=path, handle=function, scope=scope), handler)
 

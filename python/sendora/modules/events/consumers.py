@@ -11,6 +11,8 @@ temporary table. A row that Postgres refuses is found by halves and kept in `bad
 stored. So accepted = stored + duplicate + bad (F-I5, F-I7, C94), whatever is delivered how often. An event of somebody
 who was erased after it is met when the log is read again: it counts as a duplicate, of one that is there no more.
 Whoever reads the log beside the storer and must count what it counts is told what it left out (`event_skips`).
+What the system itself said (frames of events.system) is stored and accounted for like the rest, but is no part of
+anybody's month (C30).
 """
 
 import asyncio
@@ -107,7 +109,8 @@ class _Storing:
             await store.add_skips(self._connection, self._skips())
         counts = self._batch.counts(sorted(self._duplicates), sorted(self._bad))
         if counts:
-            await store.add_counts(self._connection, orgs.month_of(self._kernel.clock.now()), counts)
+            month = orgs.month_of(self._kernel.clock.now())
+            await store.add_counts(self._connection, month, counts, free=await self._free())
         return counts
 
     async def _erased(self) -> list[int]:
@@ -121,6 +124,24 @@ class _Storing:
             for frame, begin in zip(self._frames, begins, strict=False)
             for ordinal in consent.strip(frame.data, frame.position, tombstones).gone
         ]
+
+    async def _free(self) -> list[store.Count]:
+        """The part of the counts that the system said itself (C30)."""
+        system = [frame for frame in self._frames if frame.subject == bus.SYSTEM]
+        if not system:
+            return []
+        ordinals: list[int] = []
+        begin = 0
+        for frame, end in zip(self._frames, self._batch.ends(), strict=True):
+            if frame.subject == bus.SYSTEM:
+                ordinals += range(begin, end)
+            begin = end
+        place = {ordinal: index for index, ordinal in enumerate(ordinals)}
+        batch = await asyncio.to_thread(_batch, system)
+        duplicate, bad = (
+            [place[one] for one in sorted(ones) if one in place] for ones in (self._duplicates, self._bad)
+        )
+        return batch.counts(duplicate, bad)
 
     async def _copy(self, low: int, high: int) -> None:
         """Store the ordinals in [low, high); what is refused is found by halves."""

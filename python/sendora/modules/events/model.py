@@ -37,6 +37,8 @@ class EventIn(Wire, frozen=True, kw_only=True):
     session_id: str | UnsetType = UNSET
     timestamp: str | UnsetType = UNSET
     """RFC 3339, from 2000 up to a day ahead; the time of receipt unless given."""
+    environment: str | UnsetType = UNSET
+    """Taken and ignored: an event has the environment of the key that brings it (B008)."""
     project_id: UUID | UnsetType = UNSET
     org_id: UUID | UnsetType = UNSET
 

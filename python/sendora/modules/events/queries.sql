@@ -37,7 +37,7 @@ ON CONFLICT (org_id, project_id) DO UPDATE
        duplicate = c.duplicate + excluded.duplicate, bad = c.bad + excluded.bad;
 
 -- name: add_usage
--- C99: stored events count against the plan, duplicates and bad rows do not.
+-- C99: stored events count against the plan, duplicates and bad rows do not; what is free (C30) comes with a minus.
 INSERT INTO usage_months AS u (org_id, month, events)
 SELECT org_id, $1, sum(stored) FROM unnest($2::uuid[], $3::bigint[]) AS t (org_id, stored) GROUP BY org_id ORDER BY org_id
 ON CONFLICT (org_id, month) DO UPDATE SET events = u.events + excluded.events;

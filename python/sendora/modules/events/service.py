@@ -1,20 +1,49 @@
-"""One person's events, under all the names that the person has had (C69)."""
+"""What the system itself says of somebody; and one person's events, under all the names that the person has had
+(C69)."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+import msgspec
+
+from sendora import _core
 from sendora.kernel import pg
+from sendora.kernel.bus import Position
+from sendora.kernel.clock import millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import OrgId, ProjectId
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg.positions import wait_for
+from sendora.kernel.wire import encode
 from sendora.modules import consent, profiles
 from sendora.modules.events import store
 from sendora.modules.events.consumers import STORER
-from sendora.modules.events.model import WAKE_CUTS
+from sendora.modules.events.model import WAKE_CUTS, EventIn, refusal
 
 WAIT_S: Final = 5.0
 """Whoever erases comes again when the storer takes longer than this to pass the cut."""
+
+
+class Emitted(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of the system's own that the log has."""
+
+    id: str
+    position: Position
+
+
+async def emit(kernel: Kernel, org: OrgId, project: ProjectId, environment: str, event: EventIn) -> Emitted:
+    """An event that the system says of somebody: on disk in the log when this returns, stored and asked after like
+    everybody's, and free (B049, C30).
+
+    With `event_id` and `timestamp` it may be said again. Raises ValidationFailed, with the names of EventIn, and
+    Unavailable.
+    """
+    received_ms = millis(kernel.clock.now())
+    checked = _core.check_events(encode(event), org.bytes, project.bytes, environment, received_ms, listed=False)
+    if (problem := refusal(checked)) is not None:
+        raise problem
+    position = await kernel.bus.append(checked.records, checked.accepted, system=True)
+    return Emitted(id=checked.event_id or "", position=position)
 
 
 async def erase(kernel: Kernel, org: OrgId, project: ProjectId, external_id: str) -> int:

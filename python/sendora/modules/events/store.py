@@ -71,12 +71,16 @@ async def forget_skips(db: Database, seconds: float, rows_max: int) -> int:
     return int((await db.execute(SQL.forget_skips, seconds, rows_max)).rpartition(" ")[2])
 
 
-async def add_counts(connection: Connection, month: date, counts: Sequence[Count]) -> None:
+async def add_counts(
+    connection: Connection, month: date, counts: Sequence[Count], *, free: Sequence[Count] = ()
+) -> None:
+    """`free` is the part of the counts that is not counted against a quota (C30)."""
     orgs = [UUID(bytes=count[0]) for count in counts]
     projects = [UUID(bytes=count[1]) for count in counts]
     accepted, stored, duplicate, bad = ([count[index] for count in counts] for index in (2, 3, 4, 5))
     await connection.execute(SQL.add_counts, orgs, projects, accepted, stored, duplicate, bad)
-    await connection.execute(SQL.add_usage, month, orgs, stored)
+    unpaid = [UUID(bytes=count[0]) for count in free]
+    await connection.execute(SQL.add_usage, month, [*orgs, *unpaid], [*stored, *(-count[3] for count in free)])
 
 
 async def accounting(db: Database | Connection, org: OrgId, project: ProjectId, consumer: str) -> Accounting:

@@ -1,19 +1,55 @@
-"""Push: devices, credentials, templates and tests, and the channel that delivery sends through."""
+"""Push: devices, credentials, templates and tests, and the channel that delivery sends through.
+
+Rooms whose messages travel over the same providers (Live Activities) build on `PushSending`: they say what a request
+holds, and have its credentials, lanes and answers from here."""
 
 from sendora.kernel.module import Module
 from sendora.modules.push import receipts
+from sendora.modules.push.apns import PAYLOAD_MAX, gone_at_ms
 from sendora.modules.push.catalogue import Event, events_of
-from sendora.modules.push.channel import PushChannel
-from sendora.modules.push.consumers import CONSUMERS
-from sendora.modules.push.credentials import examine_credentials
+from sendora.modules.push.channel import PushChannel, PushSending
+from sendora.modules.push.compose import compose
+from sendora.modules.push.consumers import CONSUMERS, RETIRES
+from sendora.modules.push.credentials import examine_credentials, is_configured
 from sendora.modules.push.jobs import JOBS
+from sendora.modules.push.model.sends import Content
+from sendora.modules.push.model.tokens import BUNDLE_ID, address_errors, canonical
+from sendora.modules.push.parts import AGE_PART, Address, Parts, Posted, Transport, stamps, too_large
 from sendora.modules.push.people import erase, export
 from sendora.modules.push.routes import HOT, ROUTES
 from sendora.modules.push.service import send
 from sendora.modules.push.store.targets import reach
+from sendora.modules.push.store.tokens import find as find_token
 from sendora.modules.push.why import why_not
 
-__all__ = ["Event", "PushChannel", "events_of", "examine_credentials", "module", "reach", "send", "why_not"]
+__all__ = [
+    "AGE_PART",
+    "BUNDLE_ID",
+    "PAYLOAD_MAX",
+    "RETIRES",
+    "Address",
+    "Content",
+    "Event",
+    "Parts",
+    "Posted",
+    "PushChannel",
+    "PushSending",
+    "Transport",
+    "address_errors",
+    "canonical",
+    "compose",
+    "events_of",
+    "examine_credentials",
+    "find_token",
+    "gone_at_ms",
+    "is_configured",
+    "module",
+    "reach",
+    "send",
+    "stamps",
+    "too_large",
+    "why_not",
+]
 
 module = Module(
     name="push",

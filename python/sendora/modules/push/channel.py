@@ -191,7 +191,7 @@ class PushSending:
     async def build(self, decided: _core.Decided, chunk: Chunk) -> tuple[Sequence[Call], Sequence[Outcome]]:
         addresses = [_address(row) for row in decided.sends()]
         tokens = await self._tokens({_transport(one) for one in addresses})
-        waiting = [self._waiting(one) for one in addresses if _transport(one) not in tokens]
+        waiting = [self._waiting(one, NO_TOKEN, SOON.base_s) for one in addresses if _transport(one) not in tokens]
         addresses = [one for one in addresses if _transport(one) in tokens]
         proofs = await self._proofs(addresses) if "webpush" in tokens else {}
         scopes: dict[UUID, bytes] = {}
@@ -369,26 +369,30 @@ class PushSending:
             said = scopes.get(address.recipient)
             parts = self._composed.parts if said is None else self._personal.parts(said)
             if self._composed.title is None:
-                built: Posted | str = NO_TEMPLATE
+                built: Posted | Outcome | str = NO_TEMPLATE
             elif transport == "webpush":
                 built = self._web(parts, address, proofs, now_s)
             else:
                 token = tokens[transport]
                 built = NO_CREDENTIAL if token is None else self._native(transport, parts, address, token, now_s)
-            if isinstance(built, str):
+            if isinstance(built, Outcome):
+                outcomes.append(built)
+            elif isinstance(built, str):
                 outcomes.append(_rejected(address, built))
             else:
                 calls.append(built)
         return calls, outcomes
 
-    def _native(self, transport: Transport, parts: Parts, address: Address, token: str, now_s: int) -> Posted | str:
+    def _native(
+        self, transport: Transport, parts: Parts, address: Address, token: str, now_s: int
+    ) -> Posted | Outcome | str:
         credential, urls = self._credentials[transport], self._kernel.settings.push
         match credential:
             case Credential(id=id_, secret=Apns() as secret):
                 to = apns.destination(secret, address)
                 if to is None:
                     return apns.MISMATCH
-                body = apns.payload(parts, address)
+                body = self._apns_payload(parts, address)
                 if len(body) > apns.PAYLOAD_MAX:
                     return TOO_LARGE
                 url, lane = apns.url(urls, to.environment), apns.lane(id_, to.environment)
@@ -396,7 +400,7 @@ class PushSending:
                     return halted
                 return apns.build(parts, address, secret, to, url=url, lane=lane, bearer=token, now_s=now_s, body=body)
             case Credential(id=id_, secret=Fcm() as secret):
-                built = fcm.message(parts, address)
+                built = self._fcm_message(parts, address)
                 if fcm.size(built) > fcm.PAYLOAD_MAX:
                     return TOO_LARGE
                 lane = fcm.lane(id_)
@@ -406,6 +410,12 @@ class PushSending:
                     parts, address, secret, url=urls.fcm_url, lane=lane, bearer=token, now_s=now_s, built=built
                 )
         return NO_CREDENTIAL
+
+    def _apns_payload(self, parts: Parts, address: Address) -> bytes:
+        return apns.payload(parts, address)
+
+    def _fcm_message(self, parts: Parts, address: Address) -> dict[str, Any]:
+        return fcm.message(parts, address)
 
     def _web(self, parts: Parts, address: Address, proofs: dict[str, str], now_s: int) -> Posted | str:
         credential = self._credentials["webpush"]
@@ -417,15 +427,15 @@ class PushSending:
         proof = proofs[webpush.origin(address.token)]
         return webpush.build(parts, address, credential.secret, proof=proof, now_s=now_s, body=body)
 
-    def _waiting(self, address: Address) -> Outcome:
+    def _waiting(self, address: Address, reason: str, wait_s: float) -> Outcome:
         return Outcome(
             position=address.position,
             recipient=address.recipient,
             user_id=address.user_id,
             state="deferred",
-            reason=NO_TOKEN,
+            reason=reason,
             variant=address.variant,
-            due_at=self._kernel.clock.now() + timedelta(seconds=SOON.base_s),
+            due_at=self._kernel.clock.now() + timedelta(seconds=wait_s),
             counted=False,
         )
 

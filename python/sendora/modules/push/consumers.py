@@ -10,7 +10,8 @@ if it dies  the outcomes are read again: an address is retired once, an invalida
 
 Only what providers call permanent retires an address. A code that may as well mean a wrong environment, bundle or
 project retires only where others have just been accepted. And when the share of dead ones on a lane jumps, nobody is
-retired at all until it has fallen: the addresses are held (`quarantined_at`), stay active, and the metric is the alarm.
+retired at all until it has fallen: the addresses are held, stay active, and the metric is the alarm. Retired or held,
+an address is in quarantine with the evidence: what was said of it, on which lane, of which send, and when.
 
 `opens`:
 
@@ -37,6 +38,7 @@ from sendora.kernel.clock import from_millis, iso
 from sendora.kernel.ids import NIL, OrgId, ProjectId, SendId
 from sendora.kernel.life import Kernel
 from sendora.kernel.module import Consumer
+from sendora.kernel.wire import Wire
 from sendora.modules.push import apns, fcm, webpush
 from sendora.modules.push.lifecycle import (
     CLICKED,
@@ -50,8 +52,9 @@ from sendora.modules.push.lifecycle import (
     OpensSaid,
 )
 from sendora.modules.push.parts import Meaning
-from sendora.modules.push.store import feedback
-from sendora.modules.push.store.feedback import Dead, Health, Open, Retired
+from sendora.modules.push.store import feedback, quarantine
+from sendora.modules.push.store.feedback import Health, Open
+from sendora.modules.push.store.quarantine import Dead, Retired
 
 PRUNE_MAX: Final = 20
 OPENS_MAX: Final = 50
@@ -85,23 +88,33 @@ PLATFORMS: Final = {"apns": "ios", "apns:sandbox": "ios:sandbox", "fcm": "androi
 other's tokens."""
 
 
-class Heard(msgspec.Struct, frozen=True):
+class Heard(msgspec.Struct):
     """What a batch says of one platform's addresses."""
 
-    accepted: int
-    dead: list[Dead]
+    accepted: int = 0
+    dead: list[Dead] = msgspec.field(default_factory=list)
+
+
+class _Outcomes(Wire, frozen=True, kw_only=True):
+    """What is read here of a message: the outcomes themselves are the library's to read."""
+
+    send: UUID
 
 
 async def prune(kernel: Kernel, messages: list[Message]) -> None:
-    said = _core.address_health([message.data for message in messages], list(RETIRES))
-    by_project: dict[tuple[OrgId, ProjectId], dict[str, Heard]] = defaultdict(dict)
-    for org, project, provider, accepted, dead in said:
-        if provider in PLATFORMS:
-            gone = [_dead(*one) for one in dead]
-            key = OrgId(UUID(bytes=org)), ProjectId(UUID(bytes=project))
-            by_project[key][PLATFORMS[provider]] = Heard(accepted, gone)
-    for (org_id, project_id), heard in by_project.items():
-        await _prune(kernel, org_id, project_id, heard)
+    by_project: dict[tuple[OrgId, ProjectId], dict[str, Heard]] = defaultdict(lambda: defaultdict(Heard))
+    retiring = list(RETIRES)
+    for message in messages:
+        for org, project, provider, accepted, dead in _core.address_health([message.data], retiring):
+            if provider not in PLATFORMS:
+                continue
+            heard = by_project[OrgId(UUID(bytes=org)), ProjectId(UUID(bytes=project))][PLATFORMS[provider]]
+            heard.accepted += accepted
+            if dead:
+                send = SendId(msgspec.json.decode(message.data, type=_Outcomes).send)
+                heard.dead += [_dead(provider, send, *one) for one in dead]
+    for (org_id, project_id), heard_of in by_project.items():
+        await _prune(kernel, org_id, project_id, heard_of)
 
 
 async def record_opens(kernel: Kernel, messages: list[Message]) -> None:
@@ -164,7 +177,7 @@ async def _prune(kernel: Kernel, org: OrgId, project: ProjectId, heard: Mapping[
             doubtful = [one for one in found if RETIRES[one.reason].doubtful and not lately.accepted]
             holding = found if held(lately) else doubtful
             if holding:
-                count = await feedback.quarantine(connection, org, holding)
+                count = await quarantine.hold(connection, org, holding)
                 kernel.metrics.count("prune_held", count, platform=platform)
                 kernel.log.warning(
                     "push.prune_held",
@@ -176,10 +189,10 @@ async def _prune(kernel: Kernel, org: OrgId, project: ProjectId, heard: Mapping[
                 )
             retiring = [] if held(lately) else [one for one in found if one not in doubtful]
             if retiring:
-                retired += await feedback.retire(connection, org, retiring)
+                retired += await quarantine.retire(connection, org, retiring)
         # Told before it is committed: what is told twice is recognised by its id.
-        everybody = sorted((one for found in dead.values() for one in found), key=lambda one: one.at, reverse=True)
-        first_at = {one.token: one.at for one in everybody}
+        everybody = sorted((one for found in dead.values() for one in found), key=lambda one: one.said_at, reverse=True)
+        first_at = {one.token: one.said_at for one in everybody}
         for low in range(0, len(retired), TELL_MAX):
             await asyncio.gather(
                 *(
@@ -193,11 +206,16 @@ async def _prune(kernel: Kernel, org: OrgId, project: ProjectId, heard: Mapping[
         kernel.metrics.count("prune_retired", platform=gone.platform, reason=gone.reason)
 
 
-def _dead(recipient: bytes, reason: str, provider_id: str | None, at_ms: int) -> Dead:
+def _dead(lane: str, send: SendId, recipient: bytes, reason: str, provider_id: str | None, at_ms: int) -> Dead:
     """Since when: Apple says it with a 410 (F-V9); else when the provider answered."""
-    at, gone_at = from_millis(at_ms), apns.gone_at_ms(provider_id)
+    said_at, gone_at = from_millis(at_ms), apns.gone_at_ms(provider_id)
     return Dead(
-        token=UUID(bytes=recipient), reason=reason, dead_at=at if gone_at is None else from_millis(gone_at), at=at
+        token=UUID(bytes=recipient),
+        reason=reason,
+        lane=lane,
+        send=send,
+        gone_at=said_at if gone_at is None else from_millis(gone_at),
+        said_at=said_at,
     )
 
 

@@ -48,6 +48,11 @@ async def find(kernel: Kernel, org: OrgId, project: ProjectId, provider: Provide
     return Credential(org=org, id=row.id, secret=msgspec.json.decode(opened, type=TYPES[provider]))
 
 
+async def is_configured(kernel: Kernel, org: OrgId, project: ProjectId, provider: Provider) -> bool:
+    """Whether there is a credential; nothing is opened."""
+    return await store.find(kernel.db, org, project, provider) is not None
+
+
 async def vapid(kernel: Kernel, org: OrgId) -> Credential:
     """The org's key pair, made by whoever comes first (B090, C42): the insert decides, and everybody reads its row."""
     found = await find(kernel, org, store.EVERY_PROJECT, "vapid")

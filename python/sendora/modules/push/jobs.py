@@ -4,11 +4,9 @@ from typing import Final
 
 from sendora.kernel.life import Kernel
 from sendora.kernel.module import Job
+from sendora.modules.push.model.quarantine import GRACE_DAYS
 from sendora.modules.push.promotion import promote
 from sendora.modules.push.store import feedback, tokens
-
-GRACE_DAYS: Final = 30
-"""B088."""
 
 HEALTH_DAYS: Final = 7
 """Of the lanes' minutes only the last five are ever compared; a week is for people who look."""

@@ -1,12 +1,13 @@
 """Receipts of devices (C93), and the ids that payloads carry (C38)."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
+from sendora.kernel.clock import EARLIEST
 from sendora.kernel.errors import PayloadTooLarge, ValidationFailed
 from sendora.kernel.ids import NIL, parse_id
 from sendora.kernel.wire import UNSET, UnsetType, Wire, WireIn, decode
@@ -18,7 +19,6 @@ DELIVERY_ID: Final = 64
 RECEIPTS_MAX: Final = 1_000
 """C94."""
 
-EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 AHEAD_MAX: Final = timedelta(days=1)
 """A clock that is further off says nothing; the same bounds as for events."""
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from sendora.delivery.phases import Class, Delivery
+from sendora.kernel.clock import EARLIEST
 from sendora.kernel.wire import Wire, WireIn
 from sendora.modules.push.model.content import (
     Action,
@@ -248,6 +249,8 @@ def send_errors(send: SendIn, project: UUID, org: UUID, now: datetime) -> FieldE
         errors["collapseId"] = [f"At most {COLLAPSE_BYTES_MAX} bytes"]
     if send.collapse_id is not None and not (send.collapse_id.isascii() and send.collapse_id.isprintable()):
         errors["collapseId"] = ["Only printable ASCII: it travels in a header"]
+    if send.scheduled_for is not None and send.scheduled_for < EARLIEST:
+        errors["scheduledFor"] = [f"Not before {EARLIEST.year}"]
     if send.scheduled_for is not None and send.scheduled_for - now > SCHEDULE_MAX:
         errors["scheduledFor"] = [f"At most {SCHEDULE_MAX.days} days ahead"]
     if send.project_id not in (None, project):

@@ -72,6 +72,9 @@ class RegistrationIn(WireIn, frozen=True, kw_only=True):
     subscription: Subscription | None = None
     environment: Environment | None = None
     bundle_id: Annotated[str, Meta(max_length=155)] | None = None
+    device_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    """The SDK's name for this installation, as events carry it: of one app on one device only the newest token gets
+    messages."""
     reactivate: bool = False
 
 
@@ -87,6 +90,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     app_version: str | None
     environment: Environment | None
     bundle_id: str | None
+    device_id: str | None
     reactivate: bool
 
 
@@ -104,6 +108,7 @@ class TokenShown(Wire, frozen=True, kw_only=True):
     app_version: str | None
     environment: str
     bundle_id: str | None
+    device_id: str | None
     registered_at: str
 
 
@@ -143,6 +148,7 @@ def registration(given: RegistrationIn, project: UUID, org: UUID) -> Registratio
         app_version=given.app_version,
         environment=given.environment,
         bundle_id=given.bundle_id,
+        device_id=given.device_id,
         reactivate=given.reactivate,
     )
 
@@ -180,10 +186,16 @@ def _device(given: RegistrationIn, errors: FieldErrors) -> str:
     if not isinstance(given.token, str):
         errors["token"] = ["Expected string"]
         return ""
-    errors.update(token_errors("token", given.token))
-    if given.platform == "ios" and not IOS_TOKEN.fullmatch(given.token) and "token" not in errors:
-        errors["token"] = ["Not an APNs token"]
+    errors.update(address_errors("token", given.token, given.platform))
     return canonical(given.token) if given.platform == "ios" else given.token
+
+
+def address_errors(field: str, token: str, platform: str) -> FieldErrors:
+    """What neither Apple nor Google would take as an address."""
+    errors = token_errors(field, token)
+    if platform == "ios" and not errors and not IOS_TOKEN.fullmatch(token):
+        errors[field] = ["Not an APNs token"]
+    return errors
 
 
 def token_errors(field: str, token: str) -> FieldErrors:

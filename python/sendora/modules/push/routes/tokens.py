@@ -1,4 +1,4 @@
-"""Devices: register, sign out, list; and what devices tell of opens.
+"""Devices: register, sign out, list, restore what was retired; and what devices tell of opens.
 
 Registration and opens are hot. A registration is an upsert in Postgres, gathered with its neighbours, so the answer is
 exact and the next send sees it. An open is on disk in the log when it is answered; who it was of is found out later
@@ -6,7 +6,7 @@ exact and the next send sees it. An open is on disk in the log when it is answer
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -22,16 +22,27 @@ from sendora.kernel.http import (
     delete,
     get,
     hot_route,
+    post,
     take,
 )
 from sendora.kernel.ids import OrgId, TokenId, new_id, parse_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.outbound import BlockedAddress
 from sendora.kernel.wire import Page, decode, success
-from sendora.modules import profiles
+from sendora.modules import orgs, profiles
 from sendora.modules.push import credentials
 from sendora.modules.push.gather import Gatherer
 from sendora.modules.push.lifecycle import OPENS, OpenSaid, OpensSaid
+from sendora.modules.push.model.quarantine import (
+    REASON,
+    Filter,
+    Provider,
+    Quarantined,
+    Restored,
+    RestoreIn,
+    filter_of,
+    since_of,
+)
 from sendora.modules.push.model.receipts import addressed
 from sendora.modules.push.model.sends import Tracked, TrackOpen
 from sendora.modules.push.model.tokens import (
@@ -41,6 +52,7 @@ from sendora.modules.push.model.tokens import (
     endpoint_refused,
     registration,
 )
+from sendora.modules.push.store import quarantine
 from sendora.modules.push.store import tokens as store
 from sendora.modules.push.store.tokens import Registering
 
@@ -57,6 +69,9 @@ BODY_TAP: Final = ("", "body")
 """C39."""
 
 KNOWN_MAX: Final = 100_000
+
+RESTORE_BITES_MAX: Final = 20
+"""A hundred thousand addresses by one request, within seconds; whoever has more asks again."""
 
 
 class _Hot:
@@ -166,6 +181,51 @@ async def list_tokens(
     return Paged.of(listed, page)
 
 
+@get(
+    "/push/tokens/quarantine",
+    scope="push:read",
+    operation="listQuarantine",
+    summary="List devices that a provider calls dead",
+)
+async def list_quarantine(
+    kernel: Kernel,
+    principal: Principal,
+    page: Page,
+    provider: Provider | None = None,
+    reason: Annotated[str | None, REASON] = None,
+    since: str | None = None,
+) -> Paged[Quarantined]:
+    """Retired on a provider's word (B087), or `held`: still active, because so many died on their lane at a time that
+    the lane is to blame. With what was said, by whom, of which send; the latest first. `reason` is asked for as it is
+    shown."""
+    wanted = Filter(provider=provider, reason=reason, since=since_of(since))
+    return Paged.of(await quarantine.listed(kernel.db, principal.org, principal.project, wanted, page), page)
+
+
+@post(
+    "/push/tokens/restore",
+    scope="push:write",
+    operation="restoreTokens",
+    summary="Take devices out of the quarantine",
+)
+async def restore_tokens(kernel: Kernel, principal: Principal, data: RestoreIn) -> Restored:
+    """By `tokenIds`, or by a filter with at least one field. They are active again, and what a provider said of them
+    until now does not retire them a second time. Left alone: devices that were signed out, and tokens whose device has
+    a newer one. At most 100,000 a request; the audit log tells of each lot."""
+    wanted = filter_of(data)
+    asked = {name: value for name, value in msgspec.to_builtins(data).items() if value is not None}
+    restored, found = 0, 1
+    for _ in range(RESTORE_BITES_MAX):
+        async with kernel.db.transaction() as connection:
+            found = await quarantine.restore(connection, principal.org, principal.project, wanted, data.token_ids)
+            if not found:
+                break
+            told = {"restored": found, "asked": asked}
+            await orgs.audit(connection, principal, "tokens.restored", f"project:{principal.project}", told)
+        restored += found
+    return Restored(restored=restored, has_more=found > 0)
+
+
 def _of(kernel: Kernel) -> _Hot:
     found = _hot.get(kernel.db)
     if found is None:
@@ -182,4 +242,4 @@ def _opened(text: str) -> tuple[UUID, UUID]:
 
 
 HOT = (register.hot, track_open.hot)
-ROUTES = (register.handler, track_open.handler, deactivate, list_tokens)
+ROUTES = (register.handler, track_open.handler, deactivate, list_tokens, list_quarantine, restore_tokens)

@@ -1,4 +1,4 @@
-"""What comes back from devices and providers: opens, and dead addresses."""
+"""What comes back from devices and providers: opens, and how the lanes fare."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -43,25 +43,6 @@ class Opens(msgspec.Struct, frozen=True, kw_only=True):
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     dead: int
-
-
-class Dead(msgspec.Struct, frozen=True, kw_only=True):
-    """An address that a provider calls dead, and since when."""
-
-    token: UUID
-    reason: str
-    dead_at: datetime
-    at: datetime
-    """When that was said."""
-
-
-class Retired(msgspec.Struct, frozen=True, kw_only=True):
-    token: UUID
-    project: ProjectId
-    user_id: str | None
-    platform: str
-    reason: str
-    retired_at: datetime
 
 
 async def record_opens(db: Database | Connection, opens: Sequence[Open]) -> list[Open]:
@@ -123,33 +104,6 @@ async def add_health(connection: Connection, org: OrgId, project: ProjectId, see
 async def recent_health(connection: Connection, org: OrgId, project: ProjectId, minutes: int) -> dict[str, Health]:
     rows = await connection.fetch(SQL.recent_health, org, project, minutes)
     return {row["platform"]: Health(accepted=row["accepted"], dead=row["dead"]) for row in rows}
-
-
-async def retire(connection: Connection, org: OrgId, dead: Sequence[Dead]) -> list[Retired]:
-    rows = await connection.fetch(
-        SQL.retire,
-        org,
-        [one.token for one in dead],
-        [one.reason for one in dead],
-        [one.dead_at for one in dead],
-    )
-    return [
-        Retired(
-            token=row["id"],
-            project=ProjectId(row["project_id"]),
-            user_id=row["user_id"],
-            platform=row["platform"],
-            reason=row["retired_reason"],
-            retired_at=row["retired_at"],
-        )
-        for row in rows
-    ]
-
-
-async def quarantine(connection: Connection, org: OrgId, dead: Sequence[Dead]) -> int:
-    """How many were newly held."""
-    rows = await connection.fetch(SQL.quarantine, org, [one.token for one in dead], [one.dead_at for one in dead])
-    return len(rows)
 
 
 async def forget_health(db: Database | Connection, days: int) -> None:

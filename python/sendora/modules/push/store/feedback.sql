@@ -1,4 +1,4 @@
--- writes: push_opens, push_lane_health, push_tokens
+-- writes: push_opens, push_lane_health
 -- reads: sends
 
 -- name: record_opens
@@ -48,20 +48,6 @@ SET accepted = h.accepted + excluded.accepted, dead = h.dead + excluded.dead;
 -- name: recent_health
 SELECT platform, sum(accepted)::bigint AS accepted, sum(dead)::bigint AS dead FROM push_lane_health
  WHERE org_id = $1 AND project_id = $2 AND minute > now() - make_interval(mins => $3) GROUP BY platform;
-
--- name: retire
--- Once each: a second report of the same death finds nothing to do. A device that was registered after the instant of its
--- death is alive again (F-V9). Of the raw kind there is nothing to retire.
-UPDATE push_tokens t SET is_active = false, retired_at = now(), retired_reason = g.reason
-  FROM unnest($2::uuid[], $3::text[], $4::timestamptz[]) AS g (id, reason, dead_at)
- WHERE t.org_id = $1 AND t.id = g.id AND t.is_active AND t.registered_at < g.dead_at
-RETURNING t.id, t.project_id, t.user_id, t.platform, t.retired_at, t.retired_reason;
-
--- name: quarantine
-UPDATE push_tokens t SET quarantined_at = now()
-  FROM unnest($2::uuid[], $3::timestamptz[]) AS g (id, dead_at)
- WHERE t.org_id = $1 AND t.id = g.id AND t.is_active AND t.quarantined_at IS NULL AND t.registered_at < g.dead_at
-RETURNING t.id;
 
 -- name: forget_health
 DELETE FROM push_lane_health WHERE minute < now() - make_interval(days => $1);

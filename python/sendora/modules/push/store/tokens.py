@@ -23,6 +23,12 @@ RAW: Final = "raw"
 LOGOUT: Final = "logout"
 """`retired_reason` of a device that was signed out (B086)."""
 
+REPLACED: Final = "replaced"
+"""`retired_reason` of a token whose device has registered a newer one."""
+
+UNPRESERVED: Final = (RAW, REPLACED)
+"""Reasons that a registration undoes by itself: neither is anybody's wish, nor a provider's word."""
+
 ROUNDS_MAX: Final = 5
 """A row that another process inserts between our look and our insert is found in the next round; more rounds than this
 would mean that somebody inserts and deletes it all the time."""
@@ -44,20 +50,34 @@ class Registering(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def upsert(db: Database, wanted: Sequence[Registering]) -> list[TokenShown]:
-    """Register a batch (B082, B083, C36), the answers in its order. Of two registrations of one token the later one
-    meets the row that the earlier one left."""
+    """Register a batch (B082, B083, C36), the answers in its order. Of two registrations of one token, or of one
+    device, the later one meets the row that the earlier one left. A device that says who it is has one active token
+    from then on; for one that does not, an older token stays until a provider calls it dead (B085)."""
     answers: list[TokenShown | None] = [None] * len(wanted)
     for wave in _waves(wanted):
         async with db.transaction() as connection:
             rows = await _upsert_wave(connection, [wanted[index] for index in wave])
         for index in wave:
             answers[index] = rows[wanted[index].key]
+        devices = {
+            (one.org, one.project, row.device_id, row.platform)
+            for one in (wanted[index] for index in wave)
+            if (row := rows[one.key]).device_id is not None and row.is_active
+        }
+        if devices:
+            await db.execute(SQL.supersede, *(list(column) for column in zip(*sorted(devices), strict=True)), REPLACED)
     return [answer for answer in answers if answer is not None]
 
 
 async def deactivate(db: Database | Connection, org: OrgId, project: ProjectId, token: TokenId) -> bool:
     """B086."""
-    return await db.fetchval(SQL.deactivate, org, project, token, LOGOUT) is not None
+    return await db.fetchval(SQL.deactivate, org, project, token, LOGOUT, RAW) is not None
+
+
+async def find(db: Database | Connection, org: OrgId, project: ProjectId, token: TokenId) -> TokenShown | None:
+    """A device that was registered, by the row's id."""
+    row = await db.fetchrow(SQL.find, org, project, token, RAW)
+    return None if row is None else shown(row)
 
 
 async def listed(
@@ -108,6 +128,7 @@ def shown(row: Record) -> TokenShown:
         app_version=row["app_version"],
         environment=row["environment"],
         bundle_id=row["bundle_id"],
+        device_id=row["device_id"],
         registered_at=iso(row["registered_at"]),
     )
 
@@ -118,12 +139,13 @@ def shards(project: ProjectId, persons: Sequence[str]) -> bytes:
 
 
 def _waves(wanted: Sequence[Registering]) -> list[list[int]]:
-    """Indexes in waves: the n-th registration of a token is in the n-th wave."""
+    """Indexes in waves: what is said again of a token or of a device is in a later wave."""
     waves: list[list[int]] = []
-    seen: dict[tuple[OrgId, str], int] = {}
+    seen: dict[tuple[Any, ...], int] = {}
     for index, one in enumerate(wanted):
-        nth = seen.get(one.key, 0)
-        seen[one.key] = nth + 1
+        names = [one.key] if one.said.device_id is None else [one.key, (one.org, one.project, one.said.device_id)]
+        nth = max(seen.get(name, 0) for name in names)
+        seen |= dict.fromkeys(names, nth + 1)
         if nth == len(waves):
             waves.append([])
         waves[nth].append(index)
@@ -136,7 +158,7 @@ async def _upsert_wave(connection: Connection, wave: Sequence[Registering]) -> d
         missing = [one for one in wave if one.key not in done]
         if not missing:
             return done
-        for row in await connection.fetch(SQL.upsert, *_columns(missing), RAW):
+        for row in await connection.fetch(SQL.upsert, *_columns(missing), UNPRESERVED):
             done[OrgId(row["org_id"]), row["token"]] = shown(row)
     if len(done) < len(wave):
         raise Unavailable
@@ -163,6 +185,7 @@ def _columns(batch: Sequence[Registering]) -> list[list[Any]]:
         [one.environment for one in said],
         [one.bundle_id for one in said],
         [one.reactivate for one in said],
+        [one.device_id for one in said],
     ]
 
 
