@@ -5,10 +5,16 @@ import os
 import subprocess
 import sys
 
+import asyncpg
+import msgspec
 import pytest
 
 from sendora.__main__ import http_server
-from sendora.kernel.config import Http
+from sendora.kernel.config import Http, Postgres, Settings
+from sendora.kernel.embedded import Embedded
+from sendora.kernel.life import open_kernel
+from sendora.kernel.pg import migrate
+from sendora.modules import orgs
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +33,7 @@ def test_help_names_every_command() -> None:
     said = run("--help").stdout
     for command in (
         "dev", "api", "worker", "dispatch", "scheduler", "migrate", "simulator", "openapi", "bootstrap", "doctor",
-        "demo", "config",
+        "demo", "config", "keys", "audit",
     ):  # fmt: skip
         assert f"{command} " in said
     assert "auto" in run("dispatch", "--help").stdout
@@ -71,3 +77,43 @@ def test_the_api_is_served_on_uvloop_by_so_many_processes() -> None:
     assert (server.loop.value, server.workers) == ("uvloop", 3)
     assert (server.bind_addr, server.bind_port) == ("127.0.0.2", 8_401)
     assert (server.target, server.factory) == ("sendora.app:api", True)
+
+
+@pytest.mark.rule("C51", "C98")
+async def test_an_operator_lets_a_key_into_another_org(servers: Embedded, settings: Settings) -> None:
+    """C51, C98: on the operator's word; what does not fit is said in a line."""
+    there = {**servers.environment, "SENDORA_LOG__LEVEL": "warning"}
+    home, other = [await orgs.bootstrap(settings, name, "free", "default", None) for name in ("Home", "Other")]
+    key = home.secret_key[:16]
+    granted = run("keys", "grant", key, str(other.org), **there)
+    assert granted.returncode == 0, granted.stderr
+    assert f"{other.org} project {other.project}" in granted.stdout
+    refused = run("keys", "grant", key, str(home.org), **there)
+    assert refused.returncode != 0
+    assert refused.stderr.strip() == f"sendora: {key} belongs to this org"
+
+
+async def test_an_operator_verifies_the_audit_log(
+    servers: Embedded, settings: Settings, fresh_database: Postgres
+) -> None:
+    """A chain that is whole is exit status 0, with the hash to note; one that was tampered with is 1 and says where."""
+    there = {**servers.environment, "SENDORA_POSTGRES__URL": fresh_database.url, "SENDORA_LOG__LEVEL": "warning"}
+    await migrate(fresh_database)
+    own = msgspec.structs.replace(settings, postgres=fresh_database)
+    org = (await orgs.bootstrap(own, "Audited", "free", "default", None)).org
+    whole = run("audit", "verify", **there)
+    assert whole.returncode == 0, whole.stderr
+    [line] = whole.stdout.splitlines()
+    assert line.startswith(f"{org} 1 ") and line.endswith(" ok")
+    connection = await asyncpg.connect(fresh_database.url)
+    try:
+        await connection.execute("SET session_replication_role = replica; UPDATE audit_log SET actor = 'nobody'")
+    finally:
+        await connection.close()
+    forged = run("audit", "verify", **there)
+    assert forged.returncode == 1
+    assert "entry 1 " in forged.stdout and "is not what was written" in forged.stdout
+    named = run("audit", "person", str(org), "ada@example.com", **there)
+    assert named.returncode == 0, named.stderr
+    async with open_kernel(own, bus=False) as kernel:
+        assert named.stdout.strip() == f"person:{await orgs.person_hash(kernel, org, 'ada@example.com')}"

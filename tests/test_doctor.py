@@ -17,7 +17,7 @@ async def test_everything_is_well(
     await migrate(fresh_database)
     assert await examine(own) == 0
     said = capsys.readouterr().out
-    for name in ("library", "vault", "postgres", "migrations", "clock", "nats", "redis", "credentials"):
+    for name in ("library", "vault", "postgres", "migrations", "clock", "nats", "redis", "fence", "credentials"):
         assert name in said
     assert "fail" not in said
 

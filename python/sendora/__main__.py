@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import UUID
 
 from cyclopts import App, Parameter
 
@@ -176,12 +177,103 @@ def bootstrap(
     print(msgspec.json.format(msgspec.json.encode(made)).decode())
 
 
-@app.command(group="Operations")
-def doctor() -> None:
-    """Check servers, versions, durability, clocks and credentials; exit status 1 when something is wrong."""
-    from sendora.doctor import examine
+keys = App(name="keys", help="API keys, as the operator manages them.", group="Operations")
+app.command(keys)
 
-    sys.exit(asyncio.run(examine(_settings())))
+
+@keys.command
+def grant(key: str, org: UUID, project: UUID | None = None) -> None:
+    """Let a secret key act in a further org, on the operator's word for both; from then on it must name the org.
+
+    Parameters
+    ----------
+    key
+        Its public part, such as sk_prod_Ab3dE9xY.
+    org
+        The id of the org that it shall act in as well.
+    project
+        Of that org; needed when it has several.
+    """
+    from sendora.kernel.life import open_kernel
+    from sendora.modules import orgs
+
+    async def granted() -> None:
+        async with open_kernel(_settings()) as kernel:
+            reach = (await orgs.grant(kernel, key, org, project)).reach
+        for there, place in sorted(reach.items()):
+            print(f"{there} project {place.project}")
+
+    try:
+        asyncio.run(granted())
+    except orgs.GrantRefused as refused:
+        raise SystemExit(f"sendora: {refused}") from None
+
+
+audit = App(name="audit", help="The audit log.", group="Operations")
+app.command(audit)
+
+
+@audit.command
+def verify() -> None:
+    """Follow every org's chain from its first entry; exit status 1 when one of them was tampered with.
+
+    Prints the number of entries and the last hash of each: note it elsewhere, and a chain that was made anew or cut
+    short will not fit it.
+    """
+    from sendora.kernel.pg import Database
+    from sendora.modules import orgs
+
+    async def faults() -> int:
+        db = await Database.open(_settings().postgres)
+        found = 0
+        try:
+            async for chain in orgs.verify(db):
+                found += chain.fault is not None
+                print(f"{chain.org} {chain.entries} {chain.hash.hex()} {chain.fault or 'ok'}")
+        finally:
+            await db.close()
+        return found
+
+    sys.exit(1 if asyncio.run(faults()) else 0)
+
+
+@audit.command
+def person(org: UUID, external_id: str) -> None:
+    """Print how the audit log names a person, for GET /audit-log?resource=.
+
+    Parameters
+    ----------
+    org
+        The id of the org.
+    external_id
+        The person's id, as the org's apps give it.
+    """
+    from sendora.kernel.ids import OrgId
+    from sendora.kernel.life import open_kernel
+    from sendora.modules import orgs
+
+    async def name() -> str:
+        async with open_kernel(_settings(), bus=False) as kernel:
+            return await orgs.person_hash(kernel, OrgId(org), external_id)
+
+    print(f"person:{asyncio.run(name())}")
+
+
+@app.command(group="Operations")
+def doctor(confirm_epoch: bool = False) -> None:
+    """Check servers, versions, durability, clocks, credentials and the fence; exit status 1 when something is wrong.
+
+    Parameters
+    ----------
+    confirm_epoch
+        First lift the restore fence: this database and this log go on together, and what waits in it goes out.
+    """
+    from sendora import doctor as operator
+
+    settings = _settings()
+    if confirm_epoch:
+        print(f"confirmed: {asyncio.run(operator.confirm_epoch(settings))}")
+    sys.exit(asyncio.run(operator.examine(settings)))
 
 
 @app.command(group="Operations")

@@ -10,6 +10,8 @@ Which role runs what:
                 accountant
     dispatch    the chunks of the shards that it holds
     scheduler   sends that are due, the rooms' jobs, the safety poll
+
+Planner, dispatcher and scheduler wait behind the restore fence.
 """
 
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ from sendora.delivery.rescue import rescuer
 from sendora.delivery.schedule import scheduler as due_sends
 from sendora.kernel.bus import Answering, StageRunner
 from sendora.kernel.config import Settings, load
+from sendora.kernel.fence import Fenced
 from sendora.kernel.http import Front, build_app
 from sendora.kernel.jobs import JobRunner
 from sendora.kernel.life import open_kernel, run_services
@@ -77,7 +80,7 @@ def bind() -> None:
         events.make_anew,
     )
     data_io.bind(MODULES)
-    audiences.bind(push.reach)
+    audiences.bind(push.reach, opted_in=orgs.with_classifier)
 
 
 def api() -> Front:
@@ -100,19 +103,20 @@ async def worker(settings: Settings) -> None:
         readers = [StageRunner(kernel, consumer) for module in MODULES for consumer in module.consumers]
         answers = [Answering(kernel, answer) for module in MODULES for answer in module.answers]
         others = [service(kernel) for module in MODULES for service in module.services]
-        await run_services(
-            kernel, [*readers, *answers, *others, planner(kernel, CHANNELS), accountant(kernel, CHANNELS)]
-        )
+        planning = Fenced(kernel.fence, "plan", lambda: planner(kernel, CHANNELS))
+        await run_services(kernel, [*readers, *answers, *others, kernel.fence, planning, accountant(kernel, CHANNELS)])
 
 
 async def dispatch(settings: Settings, shards: str) -> None:
     kind = NativeLanes if settings.dispatch.lanes == "native" else PlainLanes
     async with open_kernel(settings) as kernel, kind(kernel) as lanes:
-        await run_services(kernel, [dispatcher(kernel, CHANNELS, lanes, shards)])
+        dispatching = Fenced(kernel.fence, "dispatch", lambda: dispatcher(kernel, CHANNELS, lanes, shards))
+        await run_services(kernel, [kernel.fence, dispatching])
 
 
 async def scheduler(settings: Settings) -> None:
     bind()
     async with open_kernel(settings) as kernel:
         jobs = [JobRunner(kernel, job) for job in (SWEEP, *(job for module in MODULES for job in module.jobs))]
-        await run_services(kernel, [due_sends(kernel), rescuer(kernel), *jobs])
+        starting = Fenced(kernel.fence, "schedule", lambda: due_sends(kernel))
+        await run_services(kernel, [kernel.fence, starting, rescuer(kernel), *jobs])

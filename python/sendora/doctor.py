@@ -1,10 +1,12 @@
 """`sendora doctor`: what an operator wants to know before the first start, and when something is wrong.
 
-Each check is a line: what was looked at, what was found, and what to do about it. Nothing is changed.
+Each check is a line: what was looked at, what was found, and what to do about it. Nothing is changed, but for
+`--confirm-epoch`, which lifts the restore fence on the operator's word.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
@@ -14,6 +16,7 @@ from rich.console import Console
 from sendora import _core
 from sendora.kernel import bus, pg
 from sendora.kernel.config import ConfigError, Settings, master_key
+from sendora.kernel.fence import REMEDY, Register
 from sendora.kernel.life import open_kernel
 from sendora.modules import push
 
@@ -40,6 +43,7 @@ async def examine(settings: Settings) -> int:
         ("clock", _clock),
         ("nats", _nats),
         ("redis", _redis),
+        ("fence", _fence),
         ("credentials", _credentials),
     ]
     for name, check in checks:
@@ -49,7 +53,8 @@ async def examine(settings: Settings) -> int:
             finding = Finding(False, f"{type(error).__name__}: {error}")
         failed |= not finding.good
         mark = "[green]ok[/]  " if finding.good else "[red]fail[/]"
-        console.print(f"{mark} {name:<12} {finding.said}", highlight=False)
+        # A check is one line, also in a narrow terminal and in a log.
+        console.print(f"{mark} {name:<12} {finding.said}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -104,6 +109,36 @@ async def _nats(settings: Settings) -> Finding:
     if refused:
         return Finding(False, "; ".join(refused))
     return Finding(True, f"JetStream, fsync before the acknowledgement ({settings.nats.durability})")
+
+
+async def _fence(settings: Settings) -> Finding:
+    async with _register(settings) as register:
+        reading, fault = await register.read(), await register.look()
+    if fault is not None:
+        return Finding(False, f"{fault}. {REMEDY}")
+    if reading.ours is None:
+        return Finding(True, "nothing has been dispatched yet")
+    return Finding(True, f"cluster {reading.ours.id}, epoch {reading.ours.epoch}")
+
+
+async def confirm_epoch(settings: Settings) -> str:
+    """Lift the restore fence: this database and this log go on together, and no other. What was confirmed."""
+    async with _register(settings) as register:
+        raised = await register.confirm()
+    return f"cluster {raised.id}, epoch {raised.epoch}"
+
+
+@asynccontextmanager
+async def _register(settings: Settings) -> AsyncIterator[Register]:
+    db = await pg.Database.open(settings.postgres)
+    try:
+        client = await bus.connect(settings.nats, "sendora doctor")
+        try:
+            yield Register(db, client.jetstream(), settings.nats.replicas)
+        finally:
+            await client.close()
+    finally:
+        await db.close()
 
 
 async def _redis(settings: Settings) -> Finding:

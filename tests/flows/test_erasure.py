@@ -29,6 +29,7 @@ LATER: Final = timedelta(days=30)
 SEALED: Final = {
     "push_providers": lambda row: f"push_providers.sealed.{row['id']}",
     "push_grants": lambda row: f"push_grants.sealed.{row['provider_id']}",
+    "audit_keys": lambda row: "audit_keys.sealed",
     "deletion_requests": lambda row: f"deletion_requests.sealed.{row['hash'].hex()}",
 }
 """Under which name each table's sealed column opens."""

@@ -597,7 +597,8 @@ async def test_health(app: Door) -> None:
         assert (await client.get("/livez")).json() == {"status": "alive"}
         ready = await client.get("/readyz")
         assert ready.status_code == 200
-        assert ready.json() == {"status": "ready", "parts": {"postgres": "up", "nats": "up", "redis": "up"}}
+        parts = {"postgres": "up", "nats": "up", "redis": "up", "fence": "open"}
+        assert ready.json() == {"status": "ready", "parts": parts}
         metrics = await client.get("/metrics")
         assert metrics.status_code == 200
         assert "sendora_http_requests" in metrics.text

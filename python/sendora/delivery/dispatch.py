@@ -197,6 +197,8 @@ class Dispatcher:
         claims = await store.claim_chunks(
             self._kernel.db, self.holder, [due for due, _ in wanted], [epoch for _, epoch in wanted]
         )
+        if claims:
+            self._kernel.fence.note(max(claim.chunk.send for claim in claims))
         epochs = {due.key: epoch for due, epoch in wanted}
         for claim in claims:
             chunk = claim.chunk

@@ -262,6 +262,9 @@ class Ledger:
         failpoint.hit("ledger.after_commit")
         self._kernel.metrics.observe("dispatch_flush_rows", sum(entry.rows for entry in kept))
         self._kernel.metrics.observe("dispatch_flush_seconds", self._kernel.clock.monotonic() - started)
+        if kept:
+            # Before the futures, and so before the bytes: a chunk may go on for long after it was taken up.
+            self._kernel.fence.note(max(entry.chunk.send for entry in kept))
         for entry in kept:
             if entry.send in resting:
                 _refuse(entry.marking, SendAtRest(entry.chunk.send))

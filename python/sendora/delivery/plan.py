@@ -126,6 +126,7 @@ class Planner:
             return False
         if claimed is None:
             return False
+        self._kernel.fence.note(claimed[0].id)
         task = group.create_task(self._plan(*claimed))
         self._plans[task] = claimed[0].class_
         task.add_done_callback(self._planned)

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol, TypeVar, cast
 
+from nats.js import JetStreamContext
 from structlog.typing import FilteringBoundLogger
 
 from sendora import _core
@@ -26,6 +27,7 @@ from sendora.kernel.bus import is_away as nats_is_away
 from sendora.kernel.clock import Clock, SystemClock
 from sendora.kernel.config import Settings
 from sendora.kernel.errors import Unavailable
+from sendora.kernel.fence import Fence, Register
 from sendora.kernel.kv import Kv
 from sendora.kernel.limits import Limiter
 from sendora.kernel.metrics import Metrics
@@ -61,6 +63,7 @@ class Kernel:
     limiter: Limiter
     vault: Vault
     outbound: Outbound
+    fence: Fence
     metrics: Metrics
     log: FilteringBoundLogger
 
@@ -91,6 +94,7 @@ async def open_kernel(settings: Settings, clock: Clock | None = None, *, bus: bo
         if bus:
             opened = await _patiently(log, "nats", lambda: Bus.open(settings.nats, metrics))
             stack.push_async_callback(opened.close)
+        stream = opened.stream if bus else cast(JetStreamContext, opened)
         outbound = Outbound(settings, metrics)
         stack.push_async_callback(outbound.close)
         yield Kernel(
@@ -102,6 +106,7 @@ async def open_kernel(settings: Settings, clock: Clock | None = None, *, bus: bo
             limiter=Limiter(kv, clock, metrics),
             vault=vault,
             outbound=outbound,
+            fence=Fence(Register(db, stream, settings.nats.replicas), metrics, log),
             metrics=metrics,
             log=log,
         )

@@ -73,6 +73,7 @@ Name = Literal[
     "lease_changes",
     "jobs",
     "service_restarts",
+    "fence_standing",
     "outbound_blocked",
     "build_info",
 ]
@@ -162,6 +163,7 @@ METRICS: Final[dict[Name, Metric]] = {
     "service_restarts": Metric(
         "counter", "Services that ended with an exception and were started again.", ("service",)
     ),
+    "fence_standing": Metric("gauge", "1 while this process waits behind the restore fence."),
     "outbound_blocked": Metric("counter", "Addresses that the outbound guard refused.", ("reason",)),
     "build_info": Metric("gauge", "Always 1; tells the version and the library's digest.", ("version", "digest")),
 }

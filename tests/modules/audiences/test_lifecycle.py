@@ -8,8 +8,10 @@ from tests.conftest import eventually
 from tests.make import Make, Org
 from tests.modules.audiences.test_home import homes, indexed, with_index
 
+from sendora.app import bind
 from sendora.kernel.ids import OrgId
 from sendora.kernel.life import Kernel
+from sendora.modules import audiences
 from sendora.modules.audiences import bound
 from sendora.modules.audiences.jobs import classify
 
@@ -90,6 +92,27 @@ async def test_stages_by_activity(
         assert preview.data["count"] == size, rules
     explained = await api.post("/audiences/explain", {"rules": at_risk, "userId": "risky"}, key=org.sk)
     assert explained.data["tree"]["all"][0]["observed"] == {"value": "at_risk"}
+
+
+@pytest.mark.rule("B064")
+async def test_the_nightly_job_acts_for_whoever_opted_in(api: Api, kernel: Kernel, make: Make) -> None:
+    """By PATCH /settings and nothing else: not for an org that never asked, nor for one that has taken it back."""
+    setting = "ai_lifecycle_classifier_enabled"
+    asked, silent, left = [await make.org() for _ in range(3)]
+    for one in (asked, silent, left):
+        await seen(kernel, make, one, gone=100)
+    for one in (asked, left):
+        assert (await api.patch("/settings", {setting: True}, key=one.sk)).status == 200
+    assert (await api.patch("/settings", {setting: False}, key=left.sk)).status == 200
+    bind()
+    [job] = [job for job in audiences.module.jobs if job.name == "audiences.lifecycle"]
+    await job.run(kernel)
+    assert await stages(api, asked) == {"gone": "churned"}
+    assert await stages(api, silent) == await stages(api, left) == {"gone": None}
+    assert (await api.patch("/settings", {setting: True}, key=left.sk)).status == 200
+    await job.run(kernel)
+    assert await stages(api, left) == {"gone": "churned"}
+    assert await stages(api, silent) == {"gone": None}
 
 
 @pytest.mark.rule("B064")

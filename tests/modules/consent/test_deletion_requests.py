@@ -15,7 +15,7 @@ from sendora.kernel import pg
 from sendora.kernel.ids import OrgId, ProjectId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Database
-from sendora.modules import consent, events, profiles
+from sendora.modules import consent, events, orgs, profiles
 from sendora.modules.consent import jobs, service
 
 ASK = "/consent/deletion-request"
@@ -221,9 +221,15 @@ async def test_a_name_is_kept_only_while_it_is_needed(
     await jobs.erase_people(kernel)
     row = await db.fetchrow("SELECT status, sealed FROM deletion_requests WHERE id = $1", UUID(id_))
     assert row is not None and (row["status"], row["sealed"]) == ("completed", None)
-    (line,) = (await api.get("/audit-log", key=org.sk)).data
-    assert (line["action"], line["details"]) == ("person.deletion_requested", {"requestId": id_})
-    assert line["resource"].startswith("person:") and user not in str(line)
+    done, asked = (await api.get("/audit-log", key=org.sk)).data
+    assert [(line["action"], line["actor"]) for line in (asked, done)] == [
+        ("person.deletion_requested", org.sk.rpartition("_")[0]),
+        ("person.erased", orgs.SYSTEM),
+    ]
+    named_by = await orgs.person_hash(kernel, org.id, user)
+    for line in (asked, done):
+        assert (line["resource"], line["details"]) == (f"person:{named_by}", {"requestId": id_})
+    assert user not in await everything()
 
 
 @pytest.mark.rule("B069")

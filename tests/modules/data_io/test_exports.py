@@ -13,7 +13,7 @@ from sendora.app import MODULES
 from sendora.kernel.life import Kernel
 from sendora.kernel.module import Module
 from sendora.kernel.pg import Database
-from sendora.modules import data_io
+from sendora.modules import data_io, orgs
 from sendora.modules.data_io import jobs, service, store
 
 ASK = "/data-io/export"
@@ -260,11 +260,13 @@ async def test_downloads_have_a_bound(api: Api, org: Org, monkeypatch: pytest.Mo
 
 
 @pytest.mark.rule("B068")
-async def test_exports_are_told_to_the_audit_log(api: Api, org: Org, make: Make) -> None:
+async def test_exports_are_told_to_the_audit_log(api: Api, kernel: Kernel, org: Org, make: Make) -> None:
+    """A person by the name that the org's audit log has for everybody's entries about that person."""
     await make.profile(org, "ada-lovelace")
-    await ask(api, org, "profiles", "ada-lovelace")
+    of_one = (await ask(api, org, "profiles", "ada-lovelace"))["id"]
     id_ = (await ask(api, org, "events"))["id"]
     bulk, one = (await api.get("/audit-log", key=org.sk)).data
-    assert (one["action"], one["details"]) == ("data.exported", {"module": "profiles"})
-    assert one["resource"].startswith("person:") and "ada" not in str(one)
+    assert (one["action"], one["details"]) == ("data.exported", {"module": "profiles", "exportId": of_one})
+    named_by = await orgs.person_hash(kernel, org.id, "ada-lovelace")
+    assert one["resource"] == f"person:{named_by}" and "ada" not in str(one)
     assert (bulk["action"], bulk["resource"]) == ("data.exported", f"export:{id_}")

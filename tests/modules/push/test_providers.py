@@ -38,8 +38,9 @@ def certified(days: int) -> dict[str, object]:
 CERTIFIED = certified(days=30)
 
 
+@pytest.mark.rule("B022", "B277", "C51")
 async def test_apns_is_stored_and_shown_without_its_key(api: Api, org: Org, kernel: Kernel, db: Database) -> None:
-    """B022: sealed at rest, and no answer ever holds the key."""
+    """B022: sealed at rest, and no answer ever holds the key; B277, C51: over the API, not from a dashboard alone."""
     put = await api.put("/push/providers/apns", {**APNS, "bundleIds": ["com.example.two"]}, key=org.sk)
     assert put.status == 200, put
     shown = put.data["apns"]
@@ -143,6 +144,28 @@ async def test_credentials_are_an_admins(api: Api, org: Org, make: Make) -> None
     again = await api.delete("/push/providers/apns", key=org.sk)
     assert again.status == 404
     assert (await api.delete("/push/providers/nothing", key=org.sk)).status == 404
+
+
+@pytest.mark.rule("B022")
+async def test_the_audit_log_tells_of_credentials_and_policies(api: Api, org: Org) -> None:
+    """Who stored, removed and changed what; never a key, and nothing of what was refused."""
+    await api.put("/push/providers/apns", APNS, key=org.sk)
+    await api.put("/push/providers/apns", {**APNS, "keyId": "short"}, key=org.sk)
+    await api.put("/push/providers/fcm", {"serviceAccount": ACCOUNT}, key=org.sk)
+    await api.delete("/push/providers/apns", key=org.sk)
+    await api.delete("/push/providers/apns", key=org.sk)
+    await api.patch("/push/settings", {"freqCapPerUserPerDay": 3, "orgDefaultTimezone": None}, key=org.sk)
+    await api.patch("/push/settings", {"orgDefaultTimezone": "Mars/Base"}, key=org.sk)
+    log = await api.get("/audit-log", key=org.sk)
+    assert [(line["action"], line["resource"]) for line in log.data] == [
+        ("push_settings.changed", "settings:push"),
+        ("push_provider.removed", "push_provider:apns"),
+        ("push_provider.stored", "push_provider:fcm"),
+        ("push_provider.stored", "push_provider:apns"),
+    ]
+    assert log.data[0]["details"] == {"freqCapPerUserPerDay": 3, "orgDefaultTimezone": None}
+    assert log.data[2]["details"]["projectId"] == "shop-1234"
+    assert "PRIVATE KEY" not in log.body.decode()
 
 
 @pytest.mark.rule("B090", "C42")

@@ -9,7 +9,7 @@ them is a service (`answering`).
 """
 
 from sendora.kernel.bus.answering import Answering
-from sendora.kernel.bus.checks import BusRefused, examine, refusals
+from sendora.kernel.bus.checks import BusRefused, connect, examine, refusals
 from sendora.kernel.bus.client import DEAD, EVENTS, KEEP_S, LIFECYCLE, Bus, is_away
 from sendora.kernel.bus.position import LANE, SYSTEM, Message, Position, parse_position, position_text
 from sendora.kernel.bus.pull import Gap
@@ -32,6 +32,7 @@ __all__ = [
     "Position",
     "StageRunner",
     "Tail",
+    "connect",
     "examine",
     "is_away",
     "parse_position",

@@ -10,10 +10,10 @@ room are kept here and nowhere else: the order of checks (C87), both forms of a 
 from sendora.kernel.http.app import Authenticate, Room, build_app
 from sendora.kernel.http.binding import fingerprint, idempotency_key
 from sendora.kernel.http.envelope import Paged, Reply
-from sendora.kernel.http.exchange import take
+from sendora.kernel.http.exchange import received, take
 from sendora.kernel.http.front import Front
 from sendora.kernel.http.hot import Hot, HotHandle, HotRequest, HotResponse, HotRoute
-from sendora.kernel.http.principal import Plan, Principal, Role, require_tier, role_at_least, tier_at_least
+from sendora.kernel.http.principal import Place, Plan, Principal, Role, require_tier, role_at_least, tier_at_least
 from sendora.kernel.http.routes import (
     Handler,
     delete,
@@ -34,6 +34,7 @@ __all__ = [
     "HotResponse",
     "HotRoute",
     "Paged",
+    "Place",
     "Plan",
     "Principal",
     "Reply",
@@ -48,6 +49,7 @@ __all__ = [
     "patch",
     "post",
     "put",
+    "received",
     "require_tier",
     "role_at_least",
     "take",

@@ -2,7 +2,8 @@
 
     Door      request id, preflight, the surface that the credential chooses, the hot table, headers of every answer
     Litestar  two routers with one list of handlers: /api/v1 and /api/v1/orgs/{org_id} (B002, C02)
-    guard     401, then 403 and 402 by what the route declares, then 404 for somebody else's organisation
+    guard     401, then 403 and 402 by what the route declares, then 404 for somebody else's organisation; a key of
+              several that names none is a 400 (C98), since nothing tells its plan
     handler   body 400, then what routes.py says
 
 The kernel is opened in the lifespan of the app, so that a server's worker process opens it after it was forked.
@@ -21,7 +22,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 
 from sendora.kernel import wire
-from sendora.kernel.errors import Problem, ScopeRequired, Unauthorized, ValidationFailed
+from sendora.kernel.errors import NotFound, Problem, ScopeRequired, Unauthorized, ValidationFailed
 from sendora.kernel.http.assets import handlers as asset_handlers
 from sendora.kernel.http.binding import Incoming
 from sendora.kernel.http.body import read_body
@@ -30,9 +31,8 @@ from sendora.kernel.http.exchange import Exchange, Headers, begin, current, text
 from sendora.kernel.http.faults import problem_of
 from sendora.kernel.http.health import handlers as health_handlers
 from sendora.kernel.http.hot import Hot, HotRequest, HotResponse
-from sendora.kernel.http.principal import Principal, authorise, own_org
+from sendora.kernel.http.principal import Principal, act_for, authorise, require_tier
 from sendora.kernel.http.routes import NEEDS, ORG, Handler
-from sendora.kernel.ids import OrgId, parse_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.metrics import Metrics
 
@@ -102,8 +102,11 @@ def build_app(open: Open, modules: Sequence[Room], authenticate: Authenticate) -
             raise Unauthorized
         principal = await identify(connection.app.state.kernel, authenticate, exchange)
         authorise(principal, needs)
-        if ORG in connection.path_params:
-            own_org(principal, _org(connection.path_params[ORG]))
+        acting = act_for(principal, connection.path_params.get(ORG))
+        require_tier(acting or principal, needs.tier)
+        if acting is None:
+            raise NotFound("Organisation")
+        exchange.principal = acting
         check_text(connection.scope["path"], connection.scope["query_string"])
 
     app = Litestar(
@@ -186,11 +189,14 @@ class Door:
         principal = await identify(kernel, self._authenticate, exchange)
         if row.scope is not None and row.scope not in principal.scopes:
             raise ScopeRequired(row.scope)
-        if org is not None:
-            own_org(principal, _org(org))
+        acting = act_for(principal, org)
+        if acting is None:
+            raise NotFound("Organisation")
+        exchange.principal = acting
         check_text(path, query)
         body = await read_body(exchange.given, receive, kernel.settings.http.max_body_bytes)
-        return await row.handle(kernel, principal, HotRequest(body, query.decode("latin-1"), exchange.given))
+        exchange.received = len(body)
+        return await row.handle(kernel, acting, HotRequest(body, query.decode("latin-1"), exchange.given))
 
     async def _answer_cold(self, exchange: Exchange, scope: Any, receive: Any, send: Any) -> None:
         began = time.perf_counter()
@@ -258,11 +264,6 @@ def check_text(path: str, query: bytes) -> None:
         # A server that meets bytes beyond UTF-8 in a path may hand on the replacement character in their place.
         if "\0" in decoded or (where == "path" and "�" in decoded):
             raise ValidationFailed({where: ["Must be UTF-8 without U+0000"]})
-
-
-def _org(text: str) -> OrgId | None:
-    found = parse_id(text)
-    return None if found is None else OrgId(found)
 
 
 def _fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -157,6 +157,8 @@ class Incoming(Request[Any, Any, Any]):
         if self._body is Empty:
             limit = self.app.state.kernel.settings.http.max_body_bytes
             self._body = await read_body(texts(self.scope["headers"]), self.receive, limit)
+            if (exchange := current()) is not None:
+                exchange.received = len(self._body)
         return self._body
 
 

@@ -33,13 +33,15 @@ def texts(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 class Exchange:
     """What is known of the request under way."""
 
-    __slots__ = ("cross_origin", "given", "grant", "principal", "request_id")
+    __slots__ = ("cross_origin", "given", "grant", "principal", "received", "request_id")
 
     def __init__(self, given: Mapping[str, str]) -> None:
         self.given = given
         self.cross_origin = "origin" in given
         self.principal: Principal | None = None
         self.grant: Grant | None = None
+        self.received = 0
+        """Bytes of the body, once it has been read."""
         theirs = given.get("x-request-id")
         # It names and guards nothing, so it need not be a secret: no system call for each request.
         self.request_id = theirs if theirs and REQUEST_ID.fullmatch(theirs) else f"{getrandbits(128):032x}"
@@ -75,6 +77,12 @@ def begin(exchange: Exchange) -> None:
 
 def current() -> Exchange | None:
     return _current.get(None)
+
+
+def received() -> int | None:
+    """Bytes of the body of the request under way; None where there is no request."""
+    exchange = current()
+    return None if exchange is None else exchange.received
 
 
 async def take(kernel: Kernel, principal: Principal, n: int = 1) -> Grant:

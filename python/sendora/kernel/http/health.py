@@ -2,6 +2,7 @@
 
 /livez says only that the event loop turns: a restart cures nothing that another server lacks. /readyz is 503 while
 PostgreSQL or NATS is away, since nothing can be promised then; without Redis limits go on locally, so it is `degraded`.
+So it is behind the restore fence: requests are taken, and nothing goes out until an operator has looked.
 """
 
 import asyncio
@@ -37,10 +38,12 @@ def handlers() -> list[Any]:
 
 
 async def _ready(kernel: Kernel) -> Response[bytes]:
-    postgres, nats, redis = await asyncio.gather(_postgres(kernel), _nats(kernel), kernel.kv.check())
+    postgres, nats, redis, fence = await asyncio.gather(
+        _postgres(kernel), _nats(kernel), kernel.kv.check(), _fence(kernel)
+    )
     serving = postgres and nats
-    sound = serving and redis and kernel.bus.durable
-    parts = {"postgres": _word(postgres), "nats": _word(nats), "redis": _word(redis)}
+    sound = serving and redis and kernel.bus.durable and fence == "open"
+    parts = {"postgres": _word(postgres), "nats": _word(nats), "redis": _word(redis), "fence": fence}
     if nats and not kernel.bus.durable:
         # The operator vouches for it; nothing has shown that a publish survives a power cut (F-N6).
         parts["nats"] = "trusted"
@@ -67,6 +70,14 @@ async def _nats(kernel: Kernel) -> bool:
     except (Problem, TimeoutError):
         return False
     return True
+
+
+async def _fence(kernel: Kernel) -> str:
+    try:
+        async with asyncio.timeout(CHECK_S):
+            return "open" if await kernel.fence.register.look() is None else "standing"
+    except Exception:  # one of the two servers that it stands in
+        return "unknown"
 
 
 def _word(up: bool) -> str:

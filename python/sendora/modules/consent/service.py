@@ -99,9 +99,9 @@ async def ask(kernel: Kernel, principal: Principal, asked: AskDeletion) -> Delet
     org, project = principal.org, principal.project
     hash_ = hash_of(kernel.settings, org, project, asked.user_id)
     sealed = await _seal(kernel, org, hash_, _asked(asked.user_id))
+    named_by = await orgs.person_hash(kernel, org, asked.user_id)
     async with kernel.db.transaction() as connection:
         deletion, begins = await store.begin(connection, org, project, hash_, sealed, GRACE_S)
-        named_by = orgs.person_hash(kernel.settings, org, asked.user_id)
         await orgs.audit(
             connection, principal, "person.deletion_requested", f"person:{named_by}", {"requestId": str(deletion.id)}
         )
@@ -197,10 +197,14 @@ async def _end(kernel: Kernel, deletion: Deletion, names: Names) -> float | None
         raise RuntimeError("nobody has said which rooms there are")
     await _Bound.make_anew(kernel, org, project)
     sealed = await _seal(kernel, org, deletion.hash, _asked(names.asked))
+    named_by = await orgs.person_hash(kernel, org, names.asked)
     async with kernel.db.transaction() as connection:
         completed = await store.complete(connection, deletion)
         if completed.again:
             await store.begin_again(connection, completed, sealed, 0.0)
+        await orgs.audit_as(
+            connection, org, orgs.SYSTEM, "person.erased", f"person:{named_by}", {"requestId": str(deletion.id)}
+        )
     return None
 
 

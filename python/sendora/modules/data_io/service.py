@@ -44,13 +44,16 @@ async def ask(kernel: Kernel, principal: Principal, asked: AskExport) -> tuple[E
     if asked.module not in (EVERYTHING, *known):
         raise ValidationFailed({"module": [f"Expected one of {', '.join((*known, EVERYTHING))}"]})
     if asked.filter is None:
-        export = await store.ask(kernel.db, principal.org, principal.project, asked.module, NIL)
-        await orgs.audit(kernel.db, principal, "data.exported", f"export:{export.id}", {"module": asked.module})
+        async with kernel.db.transaction() as connection:
+            export = await store.ask(connection, principal.org, principal.project, asked.module, NIL)
+            await orgs.audit(connection, principal, "data.exported", f"export:{export.id}", {"module": asked.module})
         return export, None
     person = await profiles.find(kernel, principal.org, principal.project, asked.filter.profile_id)
-    export = await store.ask(kernel.db, principal.org, principal.project, asked.module, person.id)
-    named_by = orgs.person_hash(kernel.settings, principal.org, person.external_id)
-    await orgs.audit(kernel.db, principal, "data.exported", f"person:{named_by}", {"module": asked.module})
+    named_by = await orgs.person_hash(kernel, principal.org, person.external_id)
+    async with kernel.db.transaction() as connection:
+        export = await store.ask(connection, principal.org, principal.project, asked.module, person.id)
+        details = {"module": asked.module, "exportId": str(export.id)}
+        await orgs.audit(connection, principal, "data.exported", f"person:{named_by}", details)
     found: list[dict[str, Any]] = []
     async for record in _records(kernel, export):
         if len(found) == DATA_MAX:

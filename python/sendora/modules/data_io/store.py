@@ -7,13 +7,13 @@ from uuid import UUID
 from asyncpg import Record
 
 from sendora.kernel.ids import OrgId, ProjectId, new_id
-from sendora.kernel.pg import Database, queries
+from sendora.kernel.pg import Connection, Database, queries
 from sendora.modules.data_io.model import KEPT_S, Export
 
 SQL: Final = queries(__file__)
 
 
-async def ask(db: Database, org: OrgId, project: ProjectId, module: str, profile_id: UUID) -> Export:
+async def ask(db: Database | Connection, org: OrgId, project: ProjectId, module: str, profile_id: UUID) -> Export:
     row = await db.fetchrow(SQL.ask, org, new_id(), project, module, profile_id, float(KEPT_S))
     if row is None:
         raise RuntimeError("RETURNING gave no row")

@@ -152,6 +152,7 @@ def principal_of(key: Key) -> Principal:
         plan=key.plan,
         per_second=key.per_second,
         burst=key.burst,
+        reach=key.reach,
     )
 
 

@@ -8,14 +8,17 @@ buy nothing against 190 random bits. Its environment is the one that every event
 import re
 import secrets
 from binascii import crc32
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from sendora.kernel.errors import ScopeRequired, ValidationFailed
+from sendora.kernel.http.principal import Place
 from sendora.kernel.ids import KeyId, OrgId, ProjectId
 from sendora.kernel.wire import UNSET, UnsetType, Wire, WireIn
 
@@ -28,6 +31,9 @@ ROLES: Final[tuple[Role, ...]] = ("VIEWER", "EDITOR", "ADMIN")
 EVENT_QUOTAS: Final[dict[Plan, int | None]] = {"free": 10_000, "starter": None, "growth": None, "business": None}
 """Events a month (B045). The seeds name a number for Free alone, so the other plans have none."""
 
+AI_CAPS: Final[dict[Plan, int]] = {"free": 0, "starter": 0, "growth": 100_000, "business": 100_000}
+"""Tokens of the shared account a day (B180): none below Growth without a key of one's own (B181)."""
+
 RATE_PER_SECOND: Final = 1_000
 RATE_BURST: Final = 5_000
 """B034: what a key gets unless it was minted with a `rateLimit`."""
@@ -37,7 +43,10 @@ BURST_MAX: Final = 1_000_000
 """Above what one cluster takes in a second, a limit limits nothing."""
 
 KEYS_MAX: Final = 1_000
-"""Living keys of an org: the list of them is one page, and nobody tells more apart."""
+"""Living keys of an org, those that it has let in among them: the list is one page, and nobody tells more apart."""
+
+REACH_MAX: Final = 100
+"""Organisations in which one key acts: each process that knows the key holds all of them."""
 
 _MODULES: Final = (
     "push", "templates", "ab_tests", "live_activities", "geofences", "email", "sms", "webhooks", "automation", "in_app",
@@ -84,7 +93,7 @@ class Secret(NamedTuple):
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `api_keys`, with the plan of its org."""
+    """A row of `api_keys`, with the plan of its org, and where else it may act."""
 
     org: OrgId
     id: KeyId
@@ -101,6 +110,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     last_used_at: datetime | None
     plan: Plan
+    reach: Mapping[OrgId, Place] = {}
+    """As `Principal.reach`."""
 
 
 class RateLimit(WireIn, frozen=True, kw_only=True):
@@ -120,17 +131,24 @@ class MintKey(WireIn, frozen=True, kw_only=True):
     scopes: list[str] | UnsetType = UNSET
     role: Role | UnsetType = UNSET
     rate_limit: RateLimit | UnsetType = UNSET
+    orgs: list[UUID] | UnsetType = UNSET
+    """Further organisations, in which the minting key acts as well (C98)."""
 
 
 class KeyShown(Wire, frozen=True, kw_only=True):
     """A key as the API shows it: everything but what proves it."""
 
     id: UUID
+    org_id: UUID
+    """Where the key belongs to: another organisation's, when that one's key was let into this one (C98)."""
+    orgs: list[UUID]
+    """The further organisations in which the key acts. Another one's key: this one alone."""
     prefix: str
     name: str | None
     type: Kind
     environment: str
     project_id: UUID
+    """Of this organisation, whosever the key is."""
     scopes: list[str]
     role: Role | None
     rate_limit: RateLimit
@@ -157,13 +175,90 @@ class Usage(Wire, frozen=True, kw_only=True):
     resets_at: datetime
 
 
+ApiKeyText = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[!-~]+$(?!\n)")]
+"""Somebody else's key: it becomes a header's value, so visible ASCII alone."""
+
+
+class OrgSettings(Wire, frozen=True, kw_only=True):
+    """What an org has chosen for all of its projects."""
+
+    ai_lifecycle_classifier_enabled: bool = msgspec.field(name="ai_lifecycle_classifier_enabled")
+    """Whether the nightly classifier sets lifecycle stages (B064)."""
+
+
+class OrgSettingsPatch(WireIn, frozen=True, kw_only=True):
+    """Body of `PATCH /settings`: what is not given stays."""
+
+    ai_lifecycle_classifier_enabled: bool | UnsetType = msgspec.field(
+        default=UNSET, name="ai_lifecycle_classifier_enabled"
+    )
+
+
+class AiSettings(Wire, frozen=True, kw_only=True):
+    """What AI steps of this org run on, and what they have used (B180, B181)."""
+
+    byok_configured: bool
+    tokens_used_today: int
+    """Since midnight UTC, of the shared account; the org's own key counts at its provider."""
+    daily_cap: int | None
+    """Of the shared account: 0 on plans without it. None: an own key has no cap."""
+
+
+class AiSettingsIn(WireIn, frozen=True, kw_only=True):
+    """Body of `PUT /settings/ai`."""
+
+    ollama_api_key: ApiKeyText | UnsetType | None = UNSET
+    """Null takes it away; without the field nothing changes."""
+
+    def __repr__(self) -> str:
+        """Into logs and tracebacks goes what may be shown."""
+        return "AiSettingsIn()"
+
+
 class AuditEntry(Wire, frozen=True, kw_only=True):
+    """An entry as the API shows it."""
+
+    id: UUID
+    seq: int
+    """From 1, without a gap, in each org."""
+    at: datetime
+    actor: str
+    """The prefix of a key, `operator` (the command line) or `system`."""
+    action: str
+    resource: str
+    details: dict[str, Any]
+    payload_size: int | None
+    """Bytes of the request's body; None where no request asked for it."""
+    hash: str
+    """SHA-256 over the hash before it and this entry, hexadecimal: whoever notes it can tell a chain made anew."""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry as it was hashed: `details` is PostgreSQL's own text of it."""
+
+    org: OrgId
+    seq: int
     id: UUID
     at: datetime
     actor: str
     action: str
     resource: str
-    details: dict[str, Any]
+    payload_size: int | None
+    details: str
+    hash: bytes
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an org's chain ends: by its head, and by its entries."""
+
+    org: OrgId
+    seq: int
+    hash: bytes
+    newest: int
+
+
+FIRST: Final = bytes(32)
+"""What stands before the first entry of a chain, and is the head of an empty one."""
 
 
 def mint(kind: Kind, environment: str) -> Secret:
@@ -226,6 +321,11 @@ def check_mint(body: MintKey) -> None:
             errors["rateLimit.perSecond"] = [f"1 to {RATE_MAX}."]
         if not 1 <= body.rate_limit.burst <= BURST_MAX:
             errors["rateLimit.burst"] = [f"1 to {BURST_MAX}."]
+    if body.orgs is not UNSET:
+        if body.type == "pk":
+            errors["orgs"] = ["A public key acts in one organisation."]
+        elif len(body.orgs) >= REACH_MAX:
+            errors["orgs"] = [f"A key acts in at most {REACH_MAX} organisations, its own among them."]
     if errors:
         raise ValidationFailed(errors)
 
@@ -237,14 +337,18 @@ def role_for(body: MintKey) -> Role | None:
     return "ADMIN" if body.type == "sk" and body.scopes is UNSET else None
 
 
-def show(key: Key) -> KeyShown:
+def show(key: Key, reader: OrgId) -> KeyShown:
+    """As the reader may see it: its own key with all of the orgs, another org's key as it acts in the reader."""
+    home = key.org == reader
     return KeyShown(
         id=key.id,
+        org_id=key.org,
+        orgs=sorted(org for org in key.reach if org != key.org) if home else [reader],
         prefix=key.prefix,
         name=key.name,
         type=key.kind,
         environment=key.environment,
-        project_id=key.project,
+        project_id=key.project if home else key.reach[reader].project,
         scopes=_in_order(key.scopes),
         role=key.role,
         rate_limit=RateLimit(per_second=key.per_second, burst=key.burst),

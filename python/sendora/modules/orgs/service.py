@@ -4,29 +4,25 @@ Every change of a key is one transaction with its line in the audit log, and is 
 committed. The first org of an installation has nobody to ask for it: `bootstrap` is for the operator's command line.
 """
 
-import hmac
-from hashlib import sha256
-from typing import Any, Final
-
 import msgspec
 
-from sendora.kernel.config import Limits, Settings, master_key
-from sendora.kernel.errors import Conflict, NotFound
+from sendora.kernel.config import Limits, Settings
+from sendora.kernel.errors import NotFound
 from sendora.kernel.http import Principal, require_tier
 from sendora.kernel.ids import KeyId, OrgId, ProjectId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Connection, Database
 from sendora.kernel.wire import UNSET
 from sendora.modules.orgs import store
-from sendora.modules.orgs.keyring import WAKE, ring_of
+from sendora.modules.orgs.auditing import OPERATOR, audit, audit_as
+from sendora.modules.orgs.grants import further, let_in, make_room
 from sendora.modules.orgs.model import (
-    KEYS_MAX,
     PUBLIC_SCOPES,
     SECRET_SCOPES,
-    Key,
     KeyMinted,
     Kind,
     MintKey,
+    OrgSettingsPatch,
     Plan,
     RateLimit,
     Role,
@@ -36,9 +32,6 @@ from sendora.modules.orgs.model import (
     scopes_for,
     show,
 )
-
-SYSTEM: Final = "system"
-"""The actor of what no key asked for."""
 
 
 class Bootstrapped(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -62,7 +55,7 @@ async def bootstrap(
             limit = rate_limit or default_limit(settings.limits)
             public_key = await create_key(connection, org, project_id, kind="pk", limit=limit, plan=plan)
             secret_key = await create_key(connection, org, project_id, kind="sk", limit=limit, plan=plan)
-            await store.insert_audit(connection, org, SYSTEM, "org.created", f"org:{org}", {"name": name, "plan": plan})
+            await audit_as(connection, org, OPERATOR, "org.created", f"org:{org}", {"name": name, "plan": plan})
     finally:
         await db.close()
     return Bootstrapped(org=org, project=project_id, public_key=public_key.key, secret_key=secret_key.key)
@@ -111,21 +104,22 @@ async def create_key(
         burst=limit.burst,
         plan=plan,
     )
-    return KeyMinted(**msgspec.structs.asdict(show(key)), key=secret.text)
+    return KeyMinted(**msgspec.structs.asdict(show(key, org)), key=secret.text)
 
 
 async def mint_key(kernel: Kernel, principal: Principal, body: MintKey) -> KeyMinted:
-    """`POST /api-keys`, in the order of C87: body, its tier (B041), what it refers to."""
+    """`POST /api-keys`, in the order of C87: body, its tier (B041), what it refers to (grants.py on `orgs`)."""
     check_mint(body)
     scopes = scopes_for(body.type, body.scopes, principal.scopes)
     if body.rate_limit is not UNSET:
         require_tier(principal, "business")
     project = principal.project if body.project_id is UNSET else ProjectId(body.project_id)
     async with kernel.db.transaction() as connection:
+        places = await further(connection, principal, body.orgs)
+        await store.lock_orgs(connection, [principal.org, *places])
         if not await store.has_project(connection, principal.org, project):
             raise NotFound("Project")
-        if await store.count_keys(connection, principal.org) >= KEYS_MAX:
-            raise Conflict(f"An org has at most {KEYS_MAX} keys; revoke one first.", "too_many_keys")
+        await make_room(connection, principal.org)
         minted = await create_key(
             connection,
             principal.org,
@@ -138,46 +132,29 @@ async def mint_key(kernel: Kernel, principal: Principal, body: MintKey) -> KeyMi
             limit=default_limit(kernel.settings.limits) if body.rate_limit is UNSET else body.rate_limit,
             plan=principal.plan,
         )
-        await audit(
-            connection, principal, "key.minted", f"key:{minted.id}", {"prefix": minted.prefix, "scopes": minted.scopes}
-        )
+        await let_in(connection, KeyId(minted.id), principal.org, places)
+        minted = msgspec.structs.replace(minted, orgs=list(places))
+        details = {"prefix": minted.prefix, "scopes": minted.scopes, "orgs": [str(org) for org in places]}
+        for org in sorted((principal.org, *places)):
+            action = "key.minted" if org == principal.org else "key.granted"
+            await audit(connection, msgspec.structs.replace(principal, org=org), action, f"key:{minted.id}", details)
     return minted
 
 
-async def list_keys(kernel: Kernel, org: OrgId) -> list[Key]:
-    return await store.list_keys(kernel.db, org)
-
-
-async def revoke_key(kernel: Kernel, principal: Principal, key: KeyId) -> None:
-    """The key dies here at once, in other processes with the wake, and after 30 seconds wherever that got lost."""
+async def change_settings(kernel: Kernel, principal: Principal, body: OrgSettingsPatch) -> None:
+    """`PATCH /settings`."""
+    enabled = body.ai_lifecycle_classifier_enabled
+    if enabled is UNSET:
+        return
     async with kernel.db.transaction() as connection:
-        prefix = await store.revoke_key(connection, principal.org, key)
-        if prefix is None:
-            raise NotFound("API key")
-        await audit(connection, principal, "key.revoked", f"key:{key}", {"prefix": prefix})
-    ring_of(kernel).forget()
-    await kernel.bus.wake(WAKE)
+        await store.set_classifier(connection, principal.org, enabled)
+        details = {"ai_lifecycle_classifier_enabled": enabled}
+        await audit(connection, principal, "settings.changed", "settings:org", details)
 
 
-async def audit(
-    db: Database | Connection, principal: Principal, action: str, resource: str, details: dict[str, Any] | None = None
-) -> None:
-    """One line in the audit log, in the transaction of what it tells. `resource` is `<noun>:<id>`; a person is named by
-    `person_hash` alone, since the log is never rewritten."""
-    await store.insert_audit(db, principal.org, principal.prefix, action, resource, details or {})
-
-
-async def audit_system(
-    db: Database | Connection, org: OrgId, action: str, resource: str, details: dict[str, Any] | None = None
-) -> None:
-    """The same for what no key asked for."""
-    await store.insert_audit(db, org, SYSTEM, action, resource, details or {})
-
-
-def person_hash(settings: Settings, org: OrgId, external_id: str) -> str:
-    """How the audit log names a person: the same one always alike, and nobody without the master key can tell who."""
-    told = b"audit|" + org.bytes + external_id.encode()
-    return hmac.digest(master_key(settings.vault), told, sha256).hex()[:32]
+async def with_classifier(kernel: Kernel) -> list[OrgId]:
+    """The orgs that have switched `ai_lifecycle_classifier_enabled` on (B064)."""
+    return await store.classifier_orgs(kernel.db)
 
 
 def default_limit(limits: Limits) -> RateLimit:

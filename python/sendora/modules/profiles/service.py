@@ -104,7 +104,7 @@ async def delete(kernel: Kernel, principal: Principal, named: str) -> tuple[Pers
     names = await store.names_of(kernel.db, principal.org, principal.project, person.external_id)
     position = await append_deletion(kernel, principal.org, principal.project, names)
     # From here on the deletion stands, whether or not it is seen in time.
-    named_by = orgs.person_hash(kernel.settings, principal.org, person.external_id)
+    named_by = await orgs.person_hash(kernel, principal.org, person.external_id)
     await orgs.audit(kernel.db, principal, "profile.deleted", f"person:{named_by}")
     await _passed(kernel, position)
     return person, position

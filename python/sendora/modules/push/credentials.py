@@ -6,9 +6,11 @@ from uuid import UUID
 
 import msgspec
 
+from sendora.kernel.http import Principal
 from sendora.kernel.ids import NIL, OrgId, ProjectId, new_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.vault import SealBroken
+from sendora.modules import orgs
 from sendora.modules.push import webpush
 from sendora.modules.push.model.providers import Apns, Credential, Fcm, Provider, Vapid, shown
 from sendora.modules.push.store import providers as store
@@ -19,12 +21,23 @@ EXAMINED_MAX: Final = 500
 """Rows of one page."""
 
 
-async def put(kernel: Kernel, org: OrgId, project: ProjectId, secret: Apns | Fcm) -> None:
+async def put(kernel: Kernel, principal: Principal, secret: Apns | Fcm) -> None:
     """Store or replace; sends that run take it up within seconds, and tokens made with the old one are left behind."""
     provider: Provider = "apns" if isinstance(secret, Apns) else "fcm"
-    id_ = new_id()
+    org, id_, told = principal.org, new_id(), shown(secret)
     sealed = await kernel.vault.seal(org, identity(id_), msgspec.json.encode(secret))
-    await store.put(kernel.db, org, project, provider, id_, sealed, shown(secret))
+    async with kernel.db.transaction() as connection:
+        await store.put(connection, org, principal.project, provider, id_, sealed, told)
+        await orgs.audit(connection, principal, "push_provider.stored", f"push_provider:{provider}", told)
+
+
+async def remove(kernel: Kernel, principal: Principal, provider: Provider) -> bool:
+    """Whether there was one."""
+    async with kernel.db.transaction() as connection:
+        if not await store.remove(connection, principal.org, principal.project, provider):
+            return False
+        await orgs.audit(connection, principal, "push_provider.removed", f"push_provider:{provider}")
+    return True
 
 
 async def find(kernel: Kernel, org: OrgId, project: ProjectId, provider: Provider) -> Credential | None:

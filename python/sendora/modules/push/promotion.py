@@ -41,4 +41,4 @@ async def _examine(kernel: Kernel, org: OrgId, project: ProjectId, test: Test) -
     async with kernel.db.transaction() as connection:
         if await store.promote_test(connection, org, project, TestId(test.id), winner):
             details = {"winnerKey": winner, "name": test.name}
-            await orgs.audit_system(connection, org, "ab_test.promoted", f"ab_test:{test.id}", details)
+            await orgs.audit_as(connection, org, orgs.SYSTEM, "ab_test.promoted", f"ab_test:{test.id}", details)

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Final
 
+import msgspec
+
 from sendora.kernel.errors import Forbidden, NotFound, ValidationFailed
 from sendora.kernel.http import Principal, delete, get, patch, put
 from sendora.kernel.life import Kernel
@@ -36,6 +38,7 @@ async def update_settings(kernel: Kernel, principal: Principal, data: PoliciesPa
     async with content.changing_policies(kernel.db, principal.org) as (connection, old):
         new = patched(old, data)
         await content.set_policies(connection, principal.org, new)
+        await orgs.audit(connection, principal, "push_settings.changed", "settings:push", msgspec.to_builtins(data))
     return new
 
 
@@ -79,8 +82,7 @@ async def put_apns(kernel: Kernel, principal: Principal, data: ApnsIn) -> Provid
     """A token key (.p8) with its key and team id, or a certificate with its key (B089); the first bundle id is the
     default topic. Without `environment` it serves both of Apple's, and a device that says the wrong one is found."""
     secret = await asyncio.to_thread(model.apns, data, principal.project, kernel.clock.now())
-    await credentials.put(kernel, principal.org, principal.project, secret)
-    await orgs.audit(kernel.db, principal, "push_provider.stored", "push_provider:apns", {"keyId": secret.key_id})
+    await credentials.put(kernel, principal, secret)
     return await providers.listed(kernel.db, principal.org, principal.project)
 
 
@@ -99,8 +101,7 @@ async def put_fcm(kernel: Kernel, principal: Principal, data: FcmIn) -> Provider
         kernel.outbound.allow_token_endpoint(secret.token_uri)
     except BlockedAddress:
         raise ValidationFailed({"serviceAccount.token_uri": ["Not a known token endpoint"]}) from None
-    await credentials.put(kernel, principal.org, principal.project, secret)
-    await orgs.audit(kernel.db, principal, "push_provider.stored", "push_provider:fcm", {"projectId": secret.project})
+    await credentials.put(kernel, principal, secret)
     return await providers.listed(kernel.db, principal.org, principal.project)
 
 
@@ -147,9 +148,8 @@ async def delete_fcm(kernel: Kernel, principal: Principal) -> Removed:
 
 
 async def _remove(kernel: Kernel, principal: Principal, name: Provider) -> Removed:
-    if not await providers.remove(kernel.db, principal.org, principal.project, name):
+    if not await credentials.remove(kernel, principal, name):
         raise NotFound("Provider")
-    await orgs.audit(kernel.db, principal, "push_provider.removed", f"push_provider:{name}")
     return Removed(provider=name, removed=True)
 
 

@@ -74,11 +74,11 @@ async def page_of_all(
     ]
 
 
-async def remove(db: Database, org: OrgId, project: ProjectId, provider: Provider) -> bool:
-    async with db.transaction() as connection:
-        id_ = await connection.fetchval(SQL.remove, org, EVERY_PROJECT if provider == "vapid" else project, provider)
-        if id_ is not None:
-            await connection.execute(SQL.remove_grant, org, id_)
+async def remove(connection: Connection, org: OrgId, project: ProjectId, provider: Provider) -> bool:
+    """In a transaction: its provider tokens go with it."""
+    id_ = await connection.fetchval(SQL.remove, org, EVERY_PROJECT if provider == "vapid" else project, provider)
+    if id_ is not None:
+        await connection.execute(SQL.remove_grant, org, id_)
     return id_ is not None
 
 
