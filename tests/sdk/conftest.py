@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from aiohttp import web
 from tests.chrome import Chrome, Target, chrome, found
-from tests.conftest import eventually
 from tests.world import World, cluster, settle
 
 from sendora.cluster import Cluster
@@ -173,6 +172,3 @@ async def shop(browser: Chrome, site: Site, world: World) -> AsyncIterator[Shop]
     target = await browser.page(f"{site.pages}/")
     yield Shop(target, site, world.keys.public_key)
     await target.close()
-
-
-__all__ = ["Shop", "Site", "eventually"]
