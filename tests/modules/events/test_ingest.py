@@ -287,6 +287,20 @@ async def test_bodies_of_identify(api: Api, org: Org, body: dict[str, Any], fiel
 
 
 @pytest.mark.rule("C94")
+@pytest.mark.rule("B057")
+async def test_an_event_is_of_the_keys_project(api: Api, org: Org, make: Make, db: Database) -> None:
+    """The key decides: another project of the organisation neither has the event nor may be named in it."""
+    other = await orgs.create_project(db, org.id, "other")
+    theirs = await make.key(org, project=other)
+    await make.events(org, {"eventType": "mine", "userId": "u"})
+    rows = await db.fetch("SELECT project_id FROM events WHERE org_id = $1", org.id)
+    assert [row["project_id"] for row in rows] == [org.project]
+    assert (await api.get("/events/accounting", key=theirs)).data["stored"] == 0
+    event = {"eventType": "e", "module": "m", "projectId": str(org.project)}
+    refused = await api.post("/events", event, key=theirs)
+    assert "projectId" in refused.fields
+
+
 async def test_accounting_waits_for_its_position(api: Api, org: Org, make: Make) -> None:
     """C94: waits up to 5 s; a position that is not reached is answered as of the one that is."""
     answer = await api.post("/events/batch", [event()] * 10, key=org.sk)
