@@ -5,6 +5,7 @@ The simulator's log is the oracle (F-S6). The backup is simulated by putting the
 
 import asyncio
 import sys
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -18,6 +19,11 @@ STAGES = ("worker", "dispatch-1", "dispatch-2", "scheduler")
 @pytest.mark.chaos
 @pytest.mark.rule("F-S6")
 async def test_a_restored_backup_sends_nothing_on_its_own(world: World) -> None:
+    """Neither what the backup held, nor what is asked for meanwhile: a send, a schedule, a retry, a stop."""
+    await world.device("ok-ada", "ios", userId="ada")
+    await world.configure()
+    await world.server.call("DELETE", "/push/providers/apns")
+    failed = await world.sent(userIds=["ada"])
     await world.configure()
     for number in range(5):
         await world.device(f"ok-{number}", userId=f"user-{number}")
@@ -55,21 +61,29 @@ async def test_a_restored_backup_sends_nothing_on_its_own(world: World) -> None:
         ready = (await client.get("/readyz")).json()
     assert (ready["status"], ready["parts"]["fence"]) == ("degraded", "standing")
     third = await world.send(userIds=users)
+    stopped = await world.send(userIds=users)
+    assert (await world.ask("POST", f"/push/sends/{stopped}/stop")).status == 200
+    retried = await world.ask("POST", f"/push/sends/{failed}/retry-failed")
+    assert (retried.status, retried.data["retried"]) == (200, 1)
+    due = await world.send(userIds=users, scheduledFor=(datetime.now(UTC) + timedelta(days=1)).isoformat())
+    await world.fetch("UPDATE sends SET scheduled_for = now() WHERE id = $1", due)
     # A plan that has ended forgets whom the call named; the backup still knew.
     await world.fetch("UPDATE sends SET target = (SELECT target FROM sends WHERE id = $2) WHERE id = $1", second, third)
-    assert len(await world.pushed(first, second, third)) == 10, "zero sends before the operator's word"
-    statuses = await world.fetch("SELECT status FROM sends WHERE id = ANY($1)", [second, third])
-    assert [row["status"] for row in statuses] == ["queued", "queued"]
-
     code, said = await _doctor(world)
     assert code == 1 and "the database is behind the log" in said and "--confirm-epoch" in said
-    assert len(await world.pushed(first, second, third)) == 10, "the doctor only looks"
+    # The doctor only looks, and has taken its time.
+    sends = [first, second, third, stopped, failed, due]
+    assert len(await world.pushed(*sends)) == 10, "zero sends before the operator's word"
+    rows = await world.fetch("SELECT id, status FROM sends WHERE id = ANY($1)", sends[1:])
+    statuses = {row["id"]: row["status"] for row in rows}
+    assert statuses == {second: "queued", third: "queued", stopped: "sending", failed: "sending", due: "scheduled"}
     code, said = await _doctor(world, "--confirm-epoch")
     assert code == 0 and "epoch 2" in said, said
 
-    for send in (second, third):
+    for send in (second, third, stopped, failed, due):
         await world.ended(send, WITHIN_S)
-    assert len(await world.pushed(third)) == 5, "they go on by themselves"
+    pushed = [len(await world.pushed(send)) for send in (third, failed, due, stopped)]
+    assert pushed == [5, 1, 5, 0], "they go on by themselves"
     assert len(await world.pushed(second)) == 10, "and what the backup held as waiting goes out again"
     world.cluster.check()
 

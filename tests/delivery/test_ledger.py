@@ -17,6 +17,7 @@ from sendora.delivery import store
 from sendora.delivery.ledger import Ledger, ShardLost, batched
 from sendora.delivery.phases import Chunk, Outcome, State
 from sendora.delivery.shards import Shards
+from sendora.kernel.ids import SendId
 
 
 class Desk:
@@ -84,6 +85,18 @@ async def test_marks_and_outcomes_and_closing(floor: Floor) -> None:
         assert (await at.row())["closed_at"] is None
         await at.record(*(at.outcome(i) for i in range(4, 10)), closed=True)
         assert (await at.row())["closed_at"] is not None
+
+
+@pytest.mark.rule("F-S6")
+async def test_the_restore_fence_is_told_of_every_commit(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk that was taken up before a backup was made may go on for long after it."""
+    async with desk(floor) as at:
+        told: list[SendId] = []
+        monkeypatch.setattr(floor.kernel.fence, "note", told.append)
+        await at.ledger.mark(at.chunk, at.epoch, 1)
+        assert told == [at.chunk.send], "before the bytes may leave"
+        await at.record(at.outcome(0))
+        assert told == [at.chunk.send] * 2
 
 
 async def test_a_mark_does_not_wait_for_the_clock(floor: Floor) -> None:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nats.js.kv import KeyValue
 from tests.conftest import eventually
 
+from sendora.kernel import bus
 from sendora.kernel.config import Postgres
 from sendora.kernel.embedded import Embedded
 from sendora.kernel.fence import KEY, Fence, Fenced, Mark, Reading, Register, judge
@@ -72,6 +73,16 @@ async def site(kernel: Kernel, fresh_database: Postgres) -> AsyncIterator[Site]:
         yield Site(kernel, fresh_database, db, bucket)
     finally:
         await db.close()
+
+
+class Warnings:
+    """A log that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warning(self, event: str, **more: object) -> None:
+        self.said.append(event)
 
 
 class Work:
@@ -301,6 +312,25 @@ async def test_a_stage_that_starts_fenced_never_begins(site: Site) -> None:
         assert runs == []
         assert await site.dump() == before
         await site.register.confirm()
+        await eventually(lambda: runs == ["begun"])
+
+
+async def test_who_cannot_look_does_not_begin(site: Site) -> None:
+    """NATS goes away before the first look: the stage waits, and the fence neither stands nor falls."""
+    client = await bus.connect(site.kernel.settings.nats, "test")
+    await client.close()
+    fence = Fence(
+        Register(site.db, client.jetstream(), 1, site.bucket),
+        Metrics(),
+        cast(Any, log := Warnings()),
+        beat_s=TICK_S,
+        look_s=TICK_S,
+    )
+    runs: list[str] = []
+    async with at_work(fence, runs):
+        await eventually(lambda: log.said.count("fence.away") > 2)
+        assert runs == [] and fence.closed.is_set()
+        fence.register = site.register
         await eventually(lambda: runs == ["begun"])
 
 
