@@ -3,6 +3,9 @@
 The ledger names a recipient by id, and beside it the person (the external id). An erasure takes the name; the rows
 stay, so that a send goes on balancing. It comes after the person's addresses are gone: what is decided from then on
 finds no name to write. What was decided before is on the wire for seconds, and is forgotten by the next call.
+
+What is still to be sent names people in its target, under `userIds` in every channel: a send until it is planned, a
+schedule for as long as it goes on.
 """
 
 from collections.abc import AsyncIterator
@@ -38,12 +41,17 @@ class Delivered(Wire, frozen=True, kw_only=True):
 
 async def forget(kernel: Kernel, org: OrgId, project: ProjectId, person: str) -> int:
     """Take the name out of every row of the project's sends, whatever the channel; how many rows had it."""
-    forgotten = 0
+    forgotten = await _forgotten(kernel, store.SQL.forget_in_sends, org, project, person)
+    forgotten += await _forgotten(kernel, store.SQL.forget_in_schedules, org, project, person)
     while True:
-        n = int((await kernel.db.execute(store.SQL.forget_person, org, project, person, FORGET_MAX)).rpartition(" ")[2])
+        n = await _forgotten(kernel, store.SQL.forget_person, org, project, person, FORGET_MAX)
         forgotten += n
         if n < FORGET_MAX:
             return forgotten
+
+
+async def _forgotten(kernel: Kernel, sql: str, *args: object) -> int:
+    return int((await kernel.db.execute(sql, *args)).rpartition(" ")[2])
 
 
 async def recall(

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from sendora.kernel.ids import OrgId, ProjectId, SendId
+from sendora.kernel.ids import OrgId, ProjectId, ScheduleId, SendId
 
 CHUNK_SIZE = 1_000
 """Recipients in a chunk: 16 kB a row, 16 MB for a million recipients, and one query brings what
@@ -42,8 +42,13 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     content: dict[str, Any]
     scheduled_for: datetime | None
     ttl_s: int
-    """Counted from the call, or from `scheduled_for`."""
+    """Counted from the call, or from when it is due for the recipient."""
     token_count: int | None
+    local_at: datetime | None = None
+    """Without a zone: each recipient is due when their own clock shows this; `scheduled_for` is the first instant at
+    which one can."""
+    schedule_id: ScheduleId | None = None
+    """Whose occurrence it is."""
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +74,16 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     unreachable: int
     closed_at: datetime | None
     error: str | None
+    local_at: datetime | None
+    schedule_id: ScheduleId | None
+
+    def as_due(self, own_at: datetime | None) -> "Send":
+        """The send as those have it who are due at `own_at`: its lifetime counts from there, but not from before the
+        call. None: from the send's own time."""
+        if own_at is None:
+            return self
+        lifetime = self.expires_at - max(self.scheduled_for or self.created_at, self.created_at)
+        return msgspec.structs.replace(self, expires_at=max(own_at, self.created_at) + lifetime)
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +99,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     started: int
     due_at: datetime
+    own_at: datetime | None = None
+    """When its recipients have the send in their own zone; None when there is one time for all."""
 
 
 BLOCKED = "blocked:"

@@ -1,4 +1,4 @@
--- writes: sends, plan_positions, chunks, deliveries, send_counts, shard_leases, dispatchers
+-- writes: sends, schedules, plan_positions, chunks, deliveries, send_counts, shard_leases, dispatchers
 -- reads: log_positions
 --
 -- Every statement about a send names its org first. Times that decide something are PostgreSQL's own now().
@@ -6,11 +6,15 @@
 -- ============================================================ sends
 
 -- name: insert_send
--- A time that has passed is now. The lifetime counts from when the send is due.
+-- A time that has passed is now. The lifetime counts from when the send is due. An occurrence was asked for before it was
+-- due, however late its row is made, and its id says which one it is: whoever comes second makes nothing.
 INSERT INTO sends (org_id, id, project_id, channel, class, delivery, status, target, content, log_position,
-                   scheduled_for, expires_at, token_count)
+                   scheduled_for, created_at, expires_at, token_count, local_at, schedule_id)
 VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $11::timestamptz > now() THEN 'scheduled' ELSE 'queued' END, $7, $8, $9,
-        $11, greatest($11, now()) + make_interval(secs => $10::double precision), $12)
+        $11, least(now(), CASE WHEN $14::uuid IS NOT NULL THEN $11 END),
+        greatest($11, least(now(), CASE WHEN $14 IS NOT NULL THEN $11 END)) + make_interval(secs => $10::double precision),
+        $12, $13, $14)
+    ON CONFLICT (org_id, id) DO NOTHING
 RETURNING *;
 
 -- name: find_send
@@ -33,16 +37,54 @@ RETURNING *;
 
 -- name: claim_scheduled
 -- The occurrence is the row itself, so it happens once whoever claims it (F-S1, F-S2). The audience is the one of the due
--- time, therefore the log position is taken anew.
+-- time, therefore the log position is taken anew. An occurrence waits until its schedule has gone on: only then is it known
+-- whether a later one is due as well.
 UPDATE sends SET status = $1, log_position = greatest(log_position, $3)
  WHERE (org_id, id) IN (
-     SELECT org_id, id FROM sends WHERE status = 'scheduled' AND scheduled_for <= now()
-      ORDER BY scheduled_for LIMIT $2 FOR UPDATE SKIP LOCKED)
+     SELECT s.org_id, s.id FROM sends s WHERE s.status = 'scheduled' AND s.scheduled_for <= now()
+        AND NOT EXISTS (SELECT FROM schedules c WHERE c.org_id = s.org_id AND c.id = s.schedule_id AND c.next_send = s.id
+                           AND c.status = 'active')
+      ORDER BY s.scheduled_for LIMIT $2 FOR UPDATE OF s SKIP LOCKED)
    AND status = 'scheduled'
 RETURNING org_id, id;
 
 -- name: next_scheduled_s
-SELECT extract(epoch FROM min(scheduled_for) - now())::double precision FROM sends WHERE status = 'scheduled';
+-- A schedule goes on at its next time also when that occurrence was cancelled.
+SELECT extract(epoch FROM least((SELECT min(scheduled_for) FROM sends WHERE status = 'scheduled'),
+                                (SELECT min(next_at) FROM schedules WHERE status = 'active')) - now())::double precision;
+
+-- ============================================================ schedules
+
+-- name: insert_schedule
+INSERT INTO schedules (org_id, id, project_id, channel, status, asked, starts_at, zone, rrule, cron, next_local, next_at,
+                       next_send)
+VALUES ($1, $2, $3, $4, 'active', $5, $6, $7, $8, $9, $10, $11, $12)
+RETURNING *;
+
+-- name: find_schedule
+SELECT * FROM schedules WHERE org_id = $1 AND id = $2 AND project_id = $3 AND channel = $4;
+
+-- name: list_schedules
+SELECT * FROM schedules WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND ($4::text IS NULL OR status = $4)
+ ORDER BY created_at DESC, id DESC LIMIT $5 OFFSET $6;
+
+-- name: count_schedules
+SELECT count(*) FROM schedules WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND ($4::text IS NULL OR status = $4);
+
+-- name: due_schedules
+SELECT *, now() AS now FROM schedules WHERE status = 'active' AND next_at <= now()
+ ORDER BY next_at LIMIT $1 FOR UPDATE SKIP LOCKED;
+
+-- name: go_on
+UPDATE schedules SET next_local = $3, next_at = $4, next_send = $5, skipped = skipped + $6 WHERE org_id = $1 AND id = $2;
+
+-- name: end_schedule
+UPDATE schedules SET status = $3, ended_at = now(), skipped = skipped + $4
+ WHERE org_id = $1 AND id = $2 AND status = 'active'
+RETURNING *;
+
+-- name: skip_occurrence
+UPDATE sends SET status = $3, closed_at = now(), error = $5 WHERE org_id = $1 AND id = $2 AND status = ANY($4::text[]);
 
 -- ============================================================ plan
 
@@ -83,8 +125,12 @@ SELECT CASE WHEN count(DISTINCT consumer) = cardinality($1::text[]) THEN min(pos
 CREATE TEMPORARY TABLE plan_targets (
     shard     smallint NOT NULL,
     recipient uuid NOT NULL,
+    zone      text,
     PRIMARY KEY (shard, recipient)
 );
+
+-- name: zones_of_targets
+SELECT DISTINCT zone FROM plan_targets WHERE zone IS NOT NULL;
 
 -- name: clear_targets
 TRUNCATE plan_targets;
@@ -93,21 +139,28 @@ TRUNCATE plan_targets;
 DROP TABLE IF EXISTS pg_temp.plan_targets;
 
 -- name: plan_round
--- The next chunks of every shard, cut above the position that the last round left; at most $3 chunks of $4 a shard.
+-- The next chunks of every shard, cut above the position that the last round left; at most $3 chunks of $4 a shard, or
+-- more and smaller ones where recipients are due at different times ($6, $7: when it is due in a zone).
 WITH shards AS (
     SELECT s.shard::smallint AS shard, p.position, coalesce(p.seq, 0) AS seq
       FROM generate_series(0, 63) AS s(shard)
       LEFT JOIN plan_positions p ON p.org_id = $1 AND p.send_id = $2 AND p.shard = s.shard
 ), numbered AS (
-    SELECT s.shard, s.seq, t.recipient, row_number() OVER (PARTITION BY s.shard ORDER BY t.recipient) - 1 AS n
+    SELECT s.shard, s.seq, z.own_at, t.recipient,
+           row_number() OVER (PARTITION BY s.shard, z.own_at ORDER BY t.recipient) - 1 AS n
       FROM shards s CROSS JOIN LATERAL (
-          SELECT recipient FROM plan_targets t
+          SELECT recipient, zone FROM plan_targets t
            WHERE t.shard = s.shard AND t.recipient > coalesce(s.position, '00000000-0000-0000-0000-000000000000')
            ORDER BY recipient LIMIT $3::integer * $4::integer) AS t
+      LEFT JOIN unnest($6::text[], $7::timestamptz[]) AS z(zone, own_at) ON z.zone = t.zone
+), cut AS (
+    SELECT shard, seq, own_at, array_agg(recipient ORDER BY recipient) AS recipients
+      FROM numbered GROUP BY shard, seq, own_at, n / $4::integer
 )
-INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, recipients, due_at)
-SELECT $1, $2, shard, seq + (n / $4::integer), $5, true, 1, array_agg(recipient ORDER BY recipient), now()
-  FROM numbered GROUP BY shard, seq, n / $4::integer
+INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, recipients, due_at, own_at)
+SELECT $1, $2, shard, seq + (row_number() OVER (PARTITION BY shard ORDER BY recipients[1]))::integer - 1, $5, true, 1,
+       recipients, greatest(own_at, now()), own_at
+  FROM cut
 RETURNING shard, seq, recipients[size] AS last, size;
 
 -- name: lock_positions
@@ -197,7 +250,7 @@ UPDATE chunks c SET claims = c.claims + 1
  WHERE c.org_id = k.org_id AND c.send_id = k.send_id AND c.shard = k.shard AND c.seq = k.seq AND c.closed_at IS NULL
    AND l.shard = k.shard AND l.epoch = k.epoch AND l.holder = $1
    AND s.org_id = k.org_id AND s.id = k.send_id AND s.status = 'sending'
-RETURNING c.org_id, c.send_id, c.shard, c.seq, c.class, c.attempt, c.repeated, c.size, c.started, c.due_at, c.claims;
+RETURNING c.org_id, c.send_id, c.shard, c.seq, c.class, c.attempt, c.repeated, c.size, c.started, c.due_at, c.own_at, c.claims;
 
 -- name: recorded
 -- Which positions of a chunk have an outcome already.
@@ -247,10 +300,10 @@ RETURNING p.org_id, p.send_id, p.shard, p.seq - w.n AS first;
 
 -- name: insert_chunk
 -- $8: the recipients' ids behind one another.
-INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, repeated, recipients, due_at)
+INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, repeated, recipients, due_at, own_at)
 VALUES ($1, $2, $3, $4, $5, false, $6, $7,
         ARRAY(SELECT encode(substr($8::bytea, n * 16 + 1, 16), 'hex')::uuid
-                FROM generate_series(0, length($8::bytea) / 16 - 1) AS n ORDER BY n), $9);
+                FROM generate_series(0, length($8::bytea) / 16 - 1) AS n ORDER BY n), $9, $10);
 
 -- name: move_marks
 -- Marks only rise. `wait_s` puts a chunk back into the queue. Who puts it back through no fault of the chunk, or has
@@ -383,6 +436,15 @@ WITH named AS (
 )
 UPDATE deliveries d SET user_id = NULL FROM named n
  WHERE d.org_id = n.org_id AND d.send_id = n.send_id AND d.shard = n.shard AND d.seq = n.seq AND d.position = n.position;
+
+-- name: forget_in_sends
+-- Those that are planned have let go of the names already.
+UPDATE sends SET target = jsonb_set(target, '{userIds}', (target -> 'userIds') - $3::text)
+ WHERE org_id = $1 AND project_id = $2 AND planned_at IS NULL AND target -> 'userIds' ? $3;
+
+-- name: forget_in_schedules
+UPDATE schedules SET asked = jsonb_set(asked, '{target,userIds}', (asked #> '{target,userIds}') - $3::text)
+ WHERE org_id = $1 AND project_id = $2 AND asked #> '{target,userIds}' ? $3;
 
 -- name: recall_person
 SELECT d.send_id, d.shard, d.seq, d.position, s.channel, d.recipient, d.state, d.reason, d.variant, d.provider_id, d.attempt,

@@ -1,7 +1,7 @@
 """Rows of this floor as structs: sends, plans, the queue of chunks. The ledger's own statements are in ledger.py."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -65,6 +65,7 @@ class PlanLost(Exception):
 async def insert_send(
     db: Database | Connection, org: OrgId, send: SendId, asked: Submission, log_position: int
 ) -> Send:
+    """The send, or the one that has this id already: an occurrence that somebody else has made."""
     row = await db.fetchrow(
         SQL.insert_send,
         org,
@@ -79,8 +80,10 @@ async def insert_send(
         float(asked.ttl_s),
         asked.scheduled_for,
         asked.token_count,
+        asked.local_at,
+        asked.schedule_id,
     )
-    return _send(_there(row))
+    return _send(_there(row or await db.fetchrow(SQL.find_send, org, send)))
 
 
 async def find_send(db: Database | Connection, org: OrgId, send: SendId) -> Send | None:
@@ -153,18 +156,36 @@ async def run_send(connection: Connection, org: OrgId, send: SendId) -> None:
     await step_send(connection, org, send, "plan", closes=False)
 
 
-async def plan_round(connection: Connection, send: Send, chunks_per_shard: int) -> Round:
-    """The next chunks of each shard and the positions that they reach; an empty round is the end."""
+async def zones_of_targets(connection: Connection) -> list[str]:
+    return [row["zone"] for row in await connection.fetch(SQL.zones_of_targets)]
+
+
+async def plan_round(
+    connection: Connection, send: Send, chunks_per_shard: int, due_in: Mapping[str, datetime]
+) -> Round:
+    """The next chunks of each shard and the positions that they reach; an empty round is the end. `due_in`: when the
+    send is due in each zone of its recipients, if each has it in their own."""
     await connection.execute(SQL.lock_positions, send.org, send.id)
-    rows = await connection.fetch(SQL.plan_round, send.org, send.id, chunks_per_shard, CHUNK_SIZE, send.class_)
-    reached: dict[int, tuple[int, UUID]] = {}
+    rows = await connection.fetch(
+        SQL.plan_round,
+        send.org,
+        send.id,
+        chunks_per_shard,
+        CHUNK_SIZE,
+        send.class_,
+        list(due_in),
+        list(due_in.values()),
+    )
+    last: dict[int, UUID] = {}
+    next_seq: dict[int, int] = {}
+    by_shard: Counter[int] = Counter()
     for row in rows:
-        reached[row["shard"]] = max(reached.get(row["shard"], (-1, send.id)), (row["seq"], row["last"]))
-    by_shard = Counter(dict.fromkeys(reached, 0))
-    for row in rows:
-        by_shard[row["shard"]] += row["size"]
+        shard = row["shard"]
+        last[shard] = max(last.get(shard, row["last"]), row["last"])
+        next_seq[shard] = max(next_seq.get(shard, 0), row["seq"] + 1)
+        by_shard[shard] += row["size"]
     ended = max(by_shard.values(), default=0) < chunks_per_shard * CHUNK_SIZE
-    committed = Round(sorted(reached), len(rows), by_shard.total(), ended)
+    committed = Round(sorted(last), len(rows), by_shard.total(), ended)
     if rows:
         shards = committed.shards
         await connection.execute(
@@ -172,8 +193,8 @@ async def plan_round(connection: Connection, send: Send, chunks_per_shard: int) 
             send.org,
             send.id,
             shards,
-            [reached[shard][1] for shard in shards],
-            [reached[shard][0] + 1 for shard in shards],
+            [last[shard] for shard in shards],
+            [next_seq[shard] for shard in shards],
         )
     return committed
 
@@ -268,6 +289,7 @@ def _chunk(row: Record) -> Chunk:
         size=row["size"],
         started=row["started"],
         due_at=row["due_at"],
+        own_at=row["own_at"],
     )
 
 

@@ -27,7 +27,8 @@ CANCEL_REASONS = {
 
 
 async def submit(kernel: Kernel, asked: Submission) -> Send:
-    """Commit a send, `scheduled` or `queued` (B096), and wake whoever takes it up.
+    """Commit a send, `scheduled` or `queued` (B096), and wake whoever takes it up. Of one that comes again
+    `series.begin` commits the first.
 
     It is planned when the stores have passed where the log stands now, so that what the caller has just reported
     counts (design 5).

@@ -62,6 +62,8 @@ NO_TOKEN: Final = "token_unavailable"  # noqa: S105 - a reason's name
 
 NO_ANSWER: Final = "no_answer"
 
+FALLBACK_ZONE: Final = "UTC"
+
 OURS: Final = frozenset({"closed", "lanes_busy"})
 """Why a request stayed here through nobody's fault: the worker drains, or has its hands full."""
 
@@ -79,12 +81,17 @@ class PushChannel:
     name = NAME
 
     async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
-        """B093: users and raw tokens as they were named, an audience as it is now (B075), shard by shard."""
+        """B093: users and raw tokens as they were named, an audience as it is now (B075), shard by shard. Where each
+        has the send in their own zone, it is the device's, else the org's default one, else UTC."""
         target = msgspec.convert(send.target, Target)
+        zone = None
+        if send.local_at is not None:
+            policies = await content_store.policies(kernel.db, send.org)
+            zone = policies.org_default_timezone or FALLBACK_ZONE
         if target.audience_id is not None:
             members = await audiences.members(kernel, send.org, AudienceId(target.audience_id), send.log_position)
             unreachable = 0
-            async with targets.slices(kernel, send.org, send.project) as slices:
+            async with targets.slices(kernel, send.org, send.project, zone) as slices:
                 for shard in range(SHARDS):
                     named = members.of(shard)
                     if named is not None:
@@ -92,10 +99,11 @@ class PushChannel:
                         await ready()
             return Targets(unreachable=unreachable, as_of=members.as_of, complete=True)
         if target.tokens is not None:
-            unreachable = await targets.plan_tokens(connection, send.org, send.project, target.tokens)
+            unreachable = await targets.plan_tokens(connection, send.org, send.project, target.tokens, zone)
             kept = Target(tokens=[])
         else:
-            unreachable = await targets.plan_users(connection, send.org, send.project, target.user_ids or [])
+            users = target.user_ids or []
+            unreachable = await targets.plan_users(connection, send.org, send.project, users, zone)
             kept = Target(user_ids=[])
         return Targets(unreachable=unreachable, as_of=None, complete=True, kept=to_row(kept))
 

@@ -1,7 +1,7 @@
-"""Push over HTTP: `tokens` (devices and opens, the hot ones), `sends`, `content` (templates, A/B tests), and `setup`
-(policies, credentials)."""
+"""Push over HTTP: `tokens` (devices and opens, the hot ones), `sends`, `schedules`, `content` (templates, A/B tests),
+and `setup` (policies, credentials)."""
 
-from sendora.modules.push.routes import content, sends, setup, tokens
+from sendora.modules.push.routes import content, schedules, sends, setup, tokens
 
 HOT = tokens.HOT
-ROUTES = (*tokens.ROUTES, *sends.ROUTES, *content.ROUTES, *setup.ROUTES)
+ROUTES = (*tokens.ROUTES, *sends.ROUTES, *schedules.ROUTES, *content.ROUTES, *setup.ROUTES)
