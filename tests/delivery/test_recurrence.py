@@ -193,6 +193,10 @@ def test_what_is_no_rule(text: str, cron: bool) -> None:
         ("FREQ=DAILY;COUNT=2", "no occurrence within"),
         ("FREQ=YEARLY;INTERVAL=3", "no occurrence within"),
         ("FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30", "no occurrence"),
+        ("FREQ=DAILY;INTERVAL=997;BYMONTH=11;BYMONTHDAY=1", "8 years apart"),
+        ("FREQ=DAILY;INTERVAL=997;BYMONTH=11;BYMONTHDAY=1;UNTIL=20270101", "8 years apart"),
+        ("FREQ=YEARLY;INTERVAL=10;BYMONTH=11;BYMONTHDAY=1", "8 years apart"),
+        ("FREQ=YEARLY;COUNT=20", "within 10 years"),
         ("FREQ=HOURLY;INTERVAL=24;BYHOUR=3", "empty set"),
     ],
 )

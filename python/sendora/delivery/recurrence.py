@@ -14,7 +14,7 @@ stays at 09:00 through the year. Of two that fall on one instant (02:30 and 03:3
 import re
 from collections.abc import Iterator
 from datetime import MAXYEAR, UTC, datetime, timedelta, timezone, tzinfo
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -30,20 +30,27 @@ EARLIEST: Final = timezone(timedelta(hours=14))
 GAP_MIN: Final = timedelta(minutes=5)
 """Between two occurrences. What people should hear more often than that is a transactional send."""
 
-GAPS_LOOKED_AT: Final = 300
-"""A rule has the same times on each of its days, so its closest two are among the first: there are 288 in a day."""
+GAP_MAX: Final = timedelta(days=8 * 366)
+"""Every 29 February comes at least so often. The library walks from day to day, and from a rule's last occurrence to the
+year 9999: what comes more rarely would hold up the schedules of others each time."""
+
+LOOKED_AT: Final = 1_000
+"""How many occurrences are looked at before a rule is taken. It has the same times on each of its days, so its closest
+two are among them (there are 288 in a day), and it finds all of its days within a few years."""
 
 AHEAD_MAX: Final = timedelta(days=366)
 """How far the first occurrence may lie ahead, and the start of a rule behind."""
 
-COUNT_MAX: Final = 1_000
+COUNT_MAX: Final = LOOKED_AT
+COUNTED_MAX: Final = timedelta(days=3_660)
 """A rule with COUNT is counted from its start each time."""
 
 INTERVAL_MAX: Final = 1_000
 
 CYCLE: Final = timedelta(days=146_097)
 """After 400 years the Gregorian calendar comes again, weekdays included. The library looks for an occurrence until the
-year 9999, which takes seconds where there is none (every 30 February); asked as late as can be it gives up soon."""
+year 9999, which takes seconds where there is none (every 30 February); asked as late as can be it gives up soon, once,
+when the rule is checked."""
 
 SEARCHED_MIN: Final = 100
 """Years that it looks at all the same."""
@@ -102,11 +109,17 @@ class Calendar(msgspec.Struct, frozen=True, kw_only=True):
     def instant(self, local: datetime) -> datetime:
         return instant(local, EARLIEST if self.zone == RECIPIENT else zone_of(self.zone))
 
+    def locals_after(self, local: datetime | None = None, *, endless: bool = False) -> Iterator[datetime]:
+        """The rule's local times behind this one (all if it is None). `endless`: whatever UNTIL says."""
+        if self.rrule is not None:
+            return _by_rrule(self.rrule, self.starts_at, local, self.zone, endless=endless)
+        return _by_cron(self.cron or "", self.starts_at, local)
+
     def after(self, local: datetime | None = None) -> Iterator[Occurrence]:
         """The occurrences behind this local time (all of them if it is None), in order; each later than the one before.
         Raises RuleError for a rule that is none."""
         last = None if local is None else self.instant(local)
-        for next_local in self._locals(local):
+        for next_local in self.locals_after(local):
             try:
                 at = self.instant(next_local)
             except OverflowError:  # The year 9999 is over.
@@ -114,11 +127,6 @@ class Calendar(msgspec.Struct, frozen=True, kw_only=True):
             if last is None or at > last:
                 last = at
                 yield Occurrence(next_local, at)
-
-    def _locals(self, after: datetime | None) -> Iterator[datetime]:
-        if self.rrule is not None:
-            return _by_rrule(self.rrule, self.starts_at, after, self.zone)
-        return _by_cron(self.cron or "", self.starts_at, after)
 
 
 def zone_of(name: str) -> tzinfo:
@@ -136,11 +144,7 @@ def instant(local: datetime, zone: tzinfo) -> datetime:
 
 def first_ahead(calendar: Calendar, now: datetime) -> Occurrence:
     """The first occurrence after `now`: what was before is not made up for. Raises RuleError."""
-    nearest = [one.local for one in islice(calendar.after(), GAPS_LOOKED_AT)]
-    if not nearest:
-        raise RuleError("Has no occurrence")
-    if any(later - sooner < GAP_MIN for sooner, later in pairwise(nearest)):
-        raise RuleError(f"Occurrences must be at least {GAP_MIN // timedelta(minutes=1)} minutes apart")
+    _check_gaps(calendar)
     # A day earlier is earlier in every zone.
     behind = now.astimezone(UTC).replace(tzinfo=None) - timedelta(days=1)
     for occurrence in calendar.after(max(behind, calendar.starts_at) - timedelta(seconds=1)):
@@ -149,6 +153,23 @@ def first_ahead(calendar: Calendar, now: datetime) -> Occurrence:
         if occurrence.at > now:
             return occurrence
     raise RuleError(f"Has no occurrence within {AHEAD_MAX.days} days")
+
+
+def _check_gaps(calendar: Calendar) -> None:
+    counted = calendar.rrule is not None and "COUNT" in _parts(calendar.rrule)
+    sooner, n = calendar.starts_at, 0
+    for n, local in enumerate(islice(calendar.locals_after(endless=True), LOOKED_AT), 1):
+        if n > 1 and local - sooner < GAP_MIN:
+            raise RuleError(f"Occurrences must be at least {GAP_MIN // timedelta(minutes=1)} minutes apart")
+        if local - sooner > GAP_MAX:
+            raise RuleError("Occurrences must be at most 8 years apart")
+        if counted and local - calendar.starts_at > COUNTED_MAX:
+            raise RuleError("COUNT must be reached within 10 years")
+        sooner = local
+    if not n:
+        raise RuleError("Has no occurrence")
+    if not counted and n < LOOKED_AT and sooner - calendar.starts_at < 10 * GAP_MAX:
+        raise RuleError("Occurrences must be at most 8 years apart")
 
 
 def _by_cron(text: str, start: datetime, after: datetime | None) -> Iterator[datetime]:
@@ -160,9 +181,11 @@ def _by_cron(text: str, start: datetime, after: datetime | None) -> Iterator[dat
         raise RuleError(str(error)) from None
 
 
-def _by_rrule(text: str, start: datetime, after: datetime | None, zone: str) -> Iterator[datetime]:
+def _by_rrule(text: str, start: datetime, after: datetime | None, zone: str, *, endless: bool) -> Iterator[datetime]:
     parts = _parts(text)
     until = _until(parts.pop("UNTIL", None), zone)
+    if endless:
+        until = None
     jumped = start
     period = FREQUENCIES[parts["FREQ"]]
     if after is not None and period is not None and "COUNT" not in parts:

@@ -78,7 +78,7 @@ class ScheduleCancelled(Wire, frozen=True, kw_only=True):
 
 
 def due_of(given: ScheduleIn, now: datetime) -> Due | FieldErrors:
-    """When it is due, or what is wrong with it. Walks through a rule's occurrences, half a second at the worst."""
+    """When it is due, or what is wrong with it. Finding that a rule has no occurrence may take half a second."""
     errors: FieldErrors = {}
     own_zone = given.zone == RECIPIENT
     if not own_zone and given.zone not in zones():
