@@ -31,12 +31,13 @@ GAP_MIN: Final = timedelta(minutes=5)
 """Between two occurrences. What people should hear more often than that is a transactional send."""
 
 GAP_MAX: Final = timedelta(days=8 * 366)
-"""Every 29 February comes at least so often. The library walks from day to day, and from a rule's last occurrence to the
-year 9999: what comes more rarely would hold up the schedules of others each time."""
+"""Every 29 February comes at least so often. The library walks from day to day, and from a rule's last occurrence to
+the year 9999: what comes more rarely would hold up the schedules of others each time."""
 
 LOOKED_AT: Final = 1_000
-"""How many occurrences are looked at before a rule is taken. It has the same times on each of its days, so its closest
-two are among them (there are 288 in a day), and it finds all of its days within a few years."""
+LOOKED_MAX: Final = 10 * GAP_MAX
+"""How many occurrences are looked at before a rule is taken, and how far. It has the same times on each of its days, so
+its closest two are among them (there are 288 in a day)."""
 
 AHEAD_MAX: Final = timedelta(days=366)
 """How far the first occurrence may lie ahead, and the start of a rule behind."""
@@ -157,7 +158,7 @@ def first_ahead(calendar: Calendar, now: datetime) -> Occurrence:
 
 def _check_gaps(calendar: Calendar) -> None:
     counted = calendar.rrule is not None and "COUNT" in _parts(calendar.rrule)
-    sooner, n = calendar.starts_at, 0
+    sooner, n = calendar.starts_at, 0  # Which need not be an occurrence.
     for n, local in enumerate(islice(calendar.locals_after(endless=True), LOOKED_AT), 1):
         if n > 1 and local - sooner < GAP_MIN:
             raise RuleError(f"Occurrences must be at least {GAP_MIN // timedelta(minutes=1)} minutes apart")
@@ -166,9 +167,11 @@ def _check_gaps(calendar: Calendar) -> None:
         if counted and local - calendar.starts_at > COUNTED_MAX:
             raise RuleError("COUNT must be reached within 10 years")
         sooner = local
+        if local - calendar.starts_at > LOOKED_MAX:
+            return
     if not n:
         raise RuleError("Has no occurrence")
-    if not counted and n < LOOKED_AT and sooner - calendar.starts_at < 10 * GAP_MAX:
+    if not counted and n < LOOKED_AT:  # It has come to an end by itself.
         raise RuleError("Occurrences must be at most 8 years apart")
 
 

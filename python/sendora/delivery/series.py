@@ -37,6 +37,9 @@ from sendora.kernel.wire import Listed, Page
 ADVANCE_MAX: Final = 100
 """Schedules that go on in one transaction."""
 
+ACTIVE_MAX: Final = 1_000
+"""Schedules of one project and channel that go on at the same time."""
+
 UPCOMING: Final = 5
 """Occurrences of one schedule that are told ahead."""
 
@@ -93,6 +96,12 @@ async def begin(kernel: Kernel, asked: Submission, calendar: Calendar, first: Oc
         send = await _occur(connection, _schedule(row), occurrence, first, log_position)
     await kernel.bus.wake(WAKE_SCHEDULE)
     return send
+
+
+async def is_full(kernel: Kernel, org: OrgId, project: ProjectId, channel: str) -> bool:
+    """Whether the project has as many active schedules as it may have."""
+    active: int = await kernel.db.fetchval(store.SQL.count_schedules, org, project, channel, "active")
+    return active >= ACTIVE_MAX
 
 
 async def find(kernel: Kernel, org: OrgId, schedule: ScheduleId, *, project: ProjectId, channel: str) -> Schedule:

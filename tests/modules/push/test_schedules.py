@@ -10,6 +10,7 @@ from tests.api import Answer, Api
 from tests.make import Make, Org
 from tests.modules.push.conftest import APNS
 
+from sendora.delivery import series
 from sendora.kernel.clock import iso
 from sendora.kernel.pg import Database
 from sendora.modules import push
@@ -183,6 +184,17 @@ async def test_what_excludes_a_schedule(api: Api, ready: Org) -> None:
     assert "schedule" in both.fields
     tokens = await scheduled(api, ready, {**DAILY, "at": at}, userIds=None, tokens=["a" * 64])
     assert "tokens" in tokens.fields
+
+
+async def test_schedules_are_bounded(api: Api, ready: Org, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are over do not count, nor do sends that come once."""
+    monkeypatch.setattr(series, "ACTIVE_MAX", 1)
+    said = {**DAILY, "at": local(timedelta(days=1))}
+    first = await scheduled(api, ready, said)
+    assert "schedule" in (await scheduled(api, ready, said)).fields
+    assert (await scheduled(api, ready, {"at": said["at"], "zone": "UTC"})).status == 200
+    await api.delete(f"/push/schedules/{first.data['scheduleId']}", key=ready.sk)
+    assert (await scheduled(api, ready, said)).status == 200
 
 
 async def test_a_schedule_is_its_projects(api: Api, ready: Org, make: Make) -> None:

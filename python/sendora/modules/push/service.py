@@ -55,6 +55,9 @@ async def send(kernel: Kernel, principal: Principal, data: SendIn) -> Requested:
         or await tokens.has_web(kernel.db, principal.org, principal.project)
     ):
         raise PreconditionFailed(NOT_CONFIGURED, "push_not_configured")
+    comes_again = due is not None and due.calendar is not None
+    if comes_again and await series.is_full(kernel, principal.org, principal.project, NAME):
+        raise ValidationFailed({"schedule": [f"At most {series.ACTIVE_MAX} schedules at a time; end one first"]})
     token_count = await _token_count(kernel, principal, target)
     await take(kernel, principal)
     if test is not None:
