@@ -197,6 +197,7 @@ def test_what_is_no_rule(text: str, cron: bool) -> None:
         ("FREQ=DAILY;INTERVAL=997;BYMONTH=11;BYMONTHDAY=1;UNTIL=20270101", "8 years apart"),
         ("FREQ=YEARLY;INTERVAL=10;BYMONTH=11;BYMONTHDAY=1", "8 years apart"),
         ("FREQ=YEARLY;COUNT=20", "within 10 years"),
+        ("FREQ=MONTHLY;BYHOUR=0,1,2,3,4;BYMINUTE=0,10,20,30,40", "24 times a day"),
         ("FREQ=HOURLY;INTERVAL=24;BYHOUR=3", "empty set"),
     ],
 )

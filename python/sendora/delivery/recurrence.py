@@ -12,6 +12,7 @@ stays at 09:00 through the year. Of two that fall on one instant (02:30 and 03:3
 """
 
 import re
+from calendar import monthrange
 from collections.abc import Iterator
 from datetime import MAXYEAR, UTC, datetime, timedelta, timezone, tzinfo
 from itertools import islice
@@ -56,14 +57,12 @@ when the rule is checked."""
 SEARCHED_MIN: Final = 100
 """Years that it looks at all the same."""
 
-FREQUENCIES: Final[dict[str, timedelta | None]] = {
-    "YEARLY": None,
-    "MONTHLY": None,
-    "WEEKLY": timedelta(weeks=1),
-    "DAILY": timedelta(days=1),
-    "HOURLY": timedelta(hours=1),
-}
-"""With what a period lasts where all last equally long."""
+TIMES_MAX: Final = 24
+"""Times of a day, where the rule's period is a month or a year: two periods are walked through each time."""
+
+PERIODS: Final = {"WEEKLY": timedelta(weeks=1), "DAILY": timedelta(days=1), "HOURLY": timedelta(hours=1)}
+MONTHS: Final = {"YEARLY": 12, "MONTHLY": 1}
+FREQUENCIES: Final = (*MONTHS, *PERIODS)
 
 NUMBERS: Final[dict[str, tuple[int, int]]] = {
     "INTERVAL": (1, INTERVAL_MAX),
@@ -190,17 +189,29 @@ def _by_rrule(text: str, start: datetime, after: datetime | None, zone: str, *, 
     if endless:
         until = None
     jumped = start
-    period = FREQUENCIES[parts["FREQ"]]
-    if after is not None and period is not None and "COUNT" not in parts:
-        # Whole intervals later the rule goes on as it would have; one is left, because a week may have begun before it.
-        interval = period * int(parts.get("INTERVAL", 1))
-        jumped += interval * max((after - start) // interval - 1, 0)
+    if after is not None and "COUNT" not in parts:
+        jumped = _jumped(start, after, parts["FREQ"], int(parts.get("INTERVAL", 1)))
     shift = CYCLE * max((MAXYEAR - SEARCHED_MIN - jumped.year) // 400, 0)
     try:
         rule = rrulestr(";".join(f"{key}={value}" for key, value in parts.items()), dtstart=jumped + shift)
     except ValueError as error:
         raise RuleError(f"Is not a rule: {error}") from None
     return _unshifted(iter(rule), shift, after, until)
+
+
+def _jumped(start: datetime, after: datetime, frequency: str, interval: int) -> datetime:
+    """Whole intervals after the start, from where the rule goes on as it would have: the last but one before `after`,
+    because a week may have begun before it, and in a month that has the start's day."""
+    if frequency in PERIODS:
+        span = PERIODS[frequency] * interval
+        return start + span * max((after - start) // span - 1, 0)
+    step = MONTHS[frequency] * interval
+    months = (after.year - start.year) * 12 + after.month - start.month
+    for n in range(months // step - 1, 0, -1):
+        years, month = divmod(start.month - 1 + n * step, 12)
+        if start.day <= monthrange(start.year + years, month + 1)[1]:
+            return start.replace(year=start.year + years, month=month + 1)
+    return start
 
 
 def _unshifted(
@@ -228,6 +239,9 @@ def _parts(text: str) -> dict[str, str]:
         raise RuleError("FREQ is missing")
     if "COUNT" in parts and "UNTIL" in parts:
         raise RuleError("COUNT and UNTIL exclude each other")
+    times = len(set(parts.get("BYHOUR", "").split(","))) * len(set(parts.get("BYMINUTE", "").split(",")))
+    if frequency in MONTHS and times > TIMES_MAX:
+        raise RuleError(f"At most {TIMES_MAX} times a day in a month or a year; FREQ=DAILY may have more")
     if any(character.isdigit() for character in parts.get("BYDAY", "")) and frequency not in ("MONTHLY", "YEARLY"):
         raise RuleError("BYDAY has numbers only in a month or a year")
     return parts

@@ -11,6 +11,7 @@ Occurrences that were due while nobody looked are not made up for: the latest on
 lifetime, counted from when it was due, decides who still gets it; the ones before it are skipped and counted (F-S3).
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -24,7 +25,7 @@ from asyncpg import Record
 
 from sendora.delivery import store
 from sendora.delivery.phases import Send, Submission
-from sendora.delivery.recurrence import RECIPIENT, Calendar, Occurrence
+from sendora.delivery.recurrence import RECIPIENT, Calendar, Occurrence, RuleError
 from sendora.delivery.submit import WAKE_ACCOUNT, WAKE_PLAN, WAKE_SCHEDULE
 from sendora.kernel.clock import millis
 from sendora.kernel.errors import Conflict, NotFound, Unavailable
@@ -149,7 +150,7 @@ async def advance(kernel: Kernel) -> int:
         async with kernel.db.transaction() as connection:
             rows = await connection.fetch(store.SQL.due_schedules, ADVANCE_MAX)
             for row in rows:
-                skipped += await _go_on(connection, _schedule(row), row["now"], log_position)
+                skipped += await _go_on(kernel, connection, _schedule(row), row["now"], log_position)
         gone += len(rows)
         if rows:
             await kernel.bus.wake(WAKE_ACCOUNT)
@@ -160,15 +161,14 @@ async def advance(kernel: Kernel) -> int:
             return gone
 
 
-async def _go_on(connection: Connection, schedule: Schedule, now: datetime, log_position: int) -> int:
+async def _go_on(kernel: Kernel, connection: Connection, schedule: Schedule, now: datetime, log_position: int) -> int:
     """Make the occurrence after `now`, or end the schedule; how many were skipped."""
-    latest, before, skipped = schedule.next, schedule.next, 0
-    following = None
-    for one in schedule.calendar.after(schedule.next.local):
-        if one.at > now:
-            following = one
-            break
-        before, latest, skipped = latest, one, skipped + 1
+    try:
+        # In a thread: after a long night of nobody looking there are thousands to pass over.
+        before, latest, following, skipped = await asyncio.to_thread(_around, schedule, now)
+    except RuleError as error:  # A version of the library reads it otherwise; it must not hold up the others.
+        kernel.log.error("schedule.unreadable", schedule=str(schedule.id), error=str(error))
+        before, latest, following, skipped = schedule.next, schedule.next, None, 0
     if skipped:
         await store.cancel_send(connection, schedule.org, schedule.next_send, error=SKIPPED)
         await _occur(connection, schedule, occurrence_id(schedule.id, millis(before.at), latest), latest, log_position)
@@ -181,6 +181,17 @@ async def _go_on(connection: Connection, schedule: Schedule, now: datetime, log_
         store.SQL.go_on, schedule.org, schedule.id, following.local, following.at, occurrence, skipped
     )
     return skipped
+
+
+def _around(schedule: Schedule, now: datetime) -> tuple[Occurrence, Occurrence, Occurrence | None, int]:
+    """The last occurrence that is due and the one before it, the first that is not, and how many more were due. Raises
+    RuleError."""
+    before, latest, skipped = schedule.next, schedule.next, 0
+    for one in schedule.calendar.after(schedule.next.local):
+        if one.at > now:
+            return before, latest, one, skipped
+        before, latest, skipped = latest, one, skipped + 1
+    return before, latest, None, skipped
 
 
 async def _occur(

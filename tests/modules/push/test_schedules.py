@@ -12,6 +12,7 @@ from tests.modules.push.conftest import APNS
 
 from sendora.delivery import series
 from sendora.kernel.clock import iso
+from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Database
 from sendora.modules import push
 
@@ -212,12 +213,78 @@ async def test_a_schedule_is_its_projects(api: Api, ready: Org, make: Make) -> N
     assert (await api.delete(path, key=ready.sk, org=ready.id)).status == 200
 
 
-async def test_who_is_erased_is_in_no_schedule(api: Api, ready: Org, make: Make, kernel: Any, db: Database) -> None:
-    """B069: a series would name a person for ever."""
+@pytest.mark.rule("C44", "B120")
+@pytest.mark.parametrize("more", [{}, {"rrule": "FREQ=DAILY"}])
+async def test_a_test_that_is_scheduled_keeps_its_weights(api: Api, ready: Org, more: dict[str, str]) -> None:
+    """C44: from the call on, although nobody has been sent to; every occurrence has the same variants."""
+    halves = [{"key": "A", "weight": 50, "title": "A"}, {"key": "B", "weight": 50, "title": "B"}]
+    test = await api.post("/push/ab-tests", {"name": "x", "status": "active", "variants": halves}, key=ready.sk)
+    path = f"/push/ab-tests/{test.data['id']}"
+    said = {"at": local(timedelta(days=1)), "zone": "recipient", **more}
+    sent = await scheduled(api, ready, said, abTestId=test.data["id"])
+    assert sent.status == 200, sent
+    moved = [{**one, "weight": weight} for one, weight in zip(halves, (90, 10), strict=True)]
+    refused = await api.patch(path, {"variants": moved}, key=ready.sk)
+    assert (refused.status, refused.details["reason"]) == (409, "already_dispatched")
+    assert [one["abTestId"] for one in (await api.get("/push/schedules", key=ready.sk)).data] == (
+        [test.data["id"]] if more else []
+    )
+
+
+@pytest.mark.rule("B039")
+async def test_exclusions_stand_in_every_occurrence(api: Api, ready: Org, kernel: Kernel, db: Database) -> None:
+    """They are the send's, as of its plan; and so is how late it may be, from when it is due."""
+    rules: dict[str, Any] = {"all": [{"trait": "plan", "op": "eq", "value": "pro"}]}
+    pro = (await api.post("/audiences", {"name": "x", "rules": rules}, key=ready.sk)).data["id"]
+    said = {**DAILY, "at": local(timedelta(days=1))}
+    sent = await scheduled(api, ready, said, excludeAudienceIds=[pro], maxLatenessSeconds=600)
+    assert (sent.status, sent.data["tokenCount"]) == (200, None), sent
+    [shown] = (await api.get("/push/schedules", key=ready.sk)).data
+    assert shown["excludeAudienceIds"] == [pro]
+    # A day later.
+    await db.execute(
+        "UPDATE schedules SET next_at = next_at - interval '25 h', next_local = next_local - interval '25 h',"
+        " starts_at = starts_at - interval '25 h' WHERE org_id = $1",
+        ready.id,
+    )
+    await series.advance(kernel)
+    made = await db.fetch("SELECT * FROM sends WHERE org_id = $1", ready.id)
+    assert len(made) == 2
+    for row in made:
+        assert row["target"] == {"userIds": ["u1"], "excludeAudienceIds": [pro]}
+        assert row["late_at"] - row["scheduled_for"] == timedelta(seconds=600)
+    missing = await scheduled(api, ready, said, excludeAudienceIds=[str(uuid4())])
+    assert missing.status == 404
+
+
+@pytest.mark.rule("B068", "B069")
+async def test_a_person_in_schedules(api: Api, ready: Org, make: Make, kernel: Kernel, db: Database) -> None:
+    """B068: an export tells what is still to come for somebody; B069: a series would name a person for ever, and one
+    for this person alone is over."""
     await make.profile(ready, "ada")
-    await scheduled(api, ready, {**DAILY, "at": local(timedelta(days=1))}, userIds=["ada", "bob"])
-    await push.module.erase(kernel, ready.id, ready.project, "ada")  # type: ignore[misc]
-    assert await db.fetchval("SELECT asked -> 'target' FROM schedules WHERE org_id = $1", ready.id) == {
-        "userIds": ["bob"]
+    daily = {**DAILY, "at": local(timedelta(days=1))}
+    both = (await scheduled(api, ready, daily, userIds=["ada", "bob"])).data
+    alone = (await scheduled(api, ready, daily, userIds=["ada"], title="Dear Ada")).data
+    once = (await scheduled(api, ready, {"at": daily["at"], "zone": "UTC"}, userIds=["ada"])).data
+    assert push.module.erase is not None and push.module.export is not None
+
+    async def exported() -> set[tuple[str | None, str | None]]:
+        rows = [row["awaited"] async for row in push.module.export(kernel, ready.id, ready.project, "ada")]  # type: ignore[misc]
+        return {(row["scheduleId"], row["sendId"]) for row in rows}
+
+    assert await exported() == {
+        (both["scheduleId"], None),
+        (both["scheduleId"], both["id"]),
+        (alone["scheduleId"], None),
+        (alone["scheduleId"], alone["id"]),
+        (None, once["id"]),
     }
-    assert await db.fetchval("SELECT target FROM sends WHERE org_id = $1", ready.id) == {"userIds": ["bob"]}
+    await push.module.erase(kernel, ready.id, ready.project, "ada")
+    assert await exported() == set()
+    for table in ("sends", "schedules"):
+        rows = await db.fetch(f"SELECT t::text AS row FROM {table} t WHERE org_id = $1", ready.id)
+        assert rows and not any("ada" in row["row"].lower() for row in rows), table
+    shown = {one["id"]: one for one in (await api.get("/push/schedules", key=ready.sk)).data}
+    assert (shown[both["scheduleId"]]["status"], shown[both["scheduleId"]]["title"]) == ("active", "T")
+    over = shown[alone["scheduleId"]]
+    assert (over["status"], over["title"], over["nextAt"], over["endedAt"] is None) == ("ended", None, None, False)

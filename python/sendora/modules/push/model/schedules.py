@@ -66,6 +66,7 @@ class ScheduleShown(Wire, frozen=True, kw_only=True):
     title: str | None
     body: str | None
     audience_id: UUID | None
+    exclude_audience_ids: list[UUID]
     template_id: UUID | None
     ab_test_id: UUID | None
     created_at: str

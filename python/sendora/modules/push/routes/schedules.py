@@ -1,5 +1,7 @@
 """Schedules over HTTP: see the sends that come again, and end one. `POST /push/send` begins one."""
 
+import asyncio
+
 import msgspec
 
 from sendora.delivery import series
@@ -21,14 +23,16 @@ async def list_schedules(
 ) -> Paged[ScheduleShown]:
     """The newest first."""
     listed = await series.list_schedules(kernel, principal.org, principal.project, NAME, page=page, status=status)
-    return Paged([_shown(schedule) for schedule in listed.rows], page.pagination(listed.total))
+    # In a thread, here and below: each rule is worked out.
+    shown = await asyncio.to_thread(lambda: [_shown(schedule) for schedule in listed.rows])
+    return Paged(shown, page.pagination(listed.total))
 
 
 @get("/push/schedules/{schedule_id}", scope="push:read", operation="getSchedule", summary="Get a schedule")
 async def get_schedule(kernel: Kernel, principal: Principal, schedule_id: str) -> ScheduleShown:
     """Its rule, the occurrence ahead, and the next few instants. Its sends carry its id as `scheduleId`."""
     found = await series.find(kernel, principal.org, _id(schedule_id), project=principal.project, channel=NAME)
-    return _shown(found)
+    return await asyncio.to_thread(_shown, found)
 
 
 @delete(
@@ -71,6 +75,7 @@ def _shown(schedule: Schedule) -> ScheduleShown:
         title=content.title,
         body=content.body,
         audience_id=target.audience_id,
+        exclude_audience_ids=target.exclude_audience_ids or [],
         template_id=content.template_id,
         ab_test_id=content.ab_test_id,
         created_at=iso(schedule.created_at),
