@@ -34,8 +34,8 @@ SELECT (r.n - 1)::smallint, r.id, 'ios'::text, r.id::text, NULL::jsonb, 'product
 """
 
 TARGETS = """
-INSERT INTO plan_targets (shard, recipient)
-SELECT get_byte(uuid_send(id), 0) & 63, id FROM unnest($1::uuid[]) AS t(id)
+INSERT INTO plan_targets (shard, recipient, zone)
+SELECT get_byte(uuid_send(id), 0) & 63, id, $2::jsonb ->> id::text FROM unnest($1::uuid[]) AS t(id)
 """
 
 
@@ -71,7 +71,8 @@ class LoopChannel:
         self.planned += 1
         if self.evaluating is not None and self.is_slow(send):
             await self.evaluating.acquire()
-        await connection.execute(TARGETS, [UUID(text) for text in send.target["recipients"]])
+        named = [UUID(text) for text in send.target["recipients"]]
+        await connection.execute(TARGETS, named, send.target.get("zones", {}))
         return Targets(unreachable=self.unreachable, as_of=kernel.clock.now(), complete=True)
 
     def is_slow(self, send: Send) -> bool:

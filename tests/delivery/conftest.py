@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -81,7 +81,10 @@ class Floor:
     def accountant(self) -> Accountant:
         return Accountant(self.kernel, self.channels)
 
-    async def submit(
+    async def submit(self, recipients: Sequence[UUID], **options: Any) -> Send:
+        return await submit(self.kernel, self.asked(recipients, **options))
+
+    def asked(
         self,
         recipients: Sequence[UUID],
         *,
@@ -92,22 +95,26 @@ class Floor:
         scheduled_for: datetime | None = None,
         content: dict[str, Any] | None = None,
         late_s: int | None = None,
-    ) -> Send:
-        return await submit(
-            self.kernel,
-            Submission(
-                org=org or self.org,
-                project=self.project,
-                channel=NAME,
-                class_=class_,
-                delivery=delivery,
-                target={"recipients": [str(one) for one in recipients]},
-                content=content or {},
-                scheduled_for=scheduled_for,
-                ttl_s=ttl_s,
-                token_count=len(recipients),
-                late_s=late_s,
-            ),
+        local_at: datetime | None = None,
+        zones: Mapping[UUID, str] | None = None,
+    ) -> Submission:
+        """`zones`: of recipients, where each has the send in their own."""
+        target: dict[str, Any] = {"recipients": [str(one) for one in recipients]}
+        if zones:
+            target["zones"] = {str(one): zone for one, zone in zones.items()}
+        return Submission(
+            org=org or self.org,
+            project=self.project,
+            channel=NAME,
+            class_=class_,
+            delivery=delivery,
+            target=target,
+            content=content or {},
+            scheduled_for=scheduled_for,
+            ttl_s=ttl_s,
+            token_count=len(recipients),
+            late_s=late_s,
+            local_at=local_at,
         )
 
     async def status(self, send: Send) -> str:
@@ -166,7 +173,8 @@ async def floor(kernel: Kernel, delivery_db: Database) -> AsyncIterator[Floor]:
     provider = Plain()
     await provider.start()
     await delivery_db.execute(
-        "TRUNCATE sends, send_news, plan_positions, chunks, deliveries, send_counts, dispatchers, log_positions"
+        "TRUNCATE sends, send_news, schedules, plan_positions, chunks, deliveries, send_counts, dispatchers,"
+        " log_positions"
     )
     await delivery_db.execute("UPDATE shard_leases SET lease_until = '-infinity', holder = NULL")
     await delivery_db.execute(

@@ -162,6 +162,7 @@ async def test_a_person_is_forgotten_everywhere(running: Cluster) -> None:
         assert before["push_tokens"] == {ada, *devices}
         assert before["deliveries"] == {ada}
         assert before["sends"] == {ada, words, devices[0]}
+        assert before["schedules"] == {ada, words}
         assert before["exports"] == {str(profile_id(world.keys.project, ada))}
         assert before["stream EVENTS"] == {ada, anon, email, trait, bought}
         assert before["stream LIFECYCLE"] == {ada}
@@ -233,7 +234,8 @@ async def seed(world: World, ada: str, anon: str, email: str, trait: str, bought
 
 
 async def sends(world: World, ada: str, words: str, devices: list[str]) -> None:
-    """One that she got, one that waits for her and others, one that was cancelled, and one to her device alone."""
+    """One that she got, one that waits for her and others, one that was cancelled, one to her device alone; and one
+    that comes every day, to her and others, and to her alone."""
     send = await world.send(userIds=[ada], title=words, body="B")
     assert (await world.ended(send))["counts"]["accepted"] == 3
     assert (await world.report(send)).complaints == []
@@ -243,6 +245,9 @@ async def sends(world: World, ada: str, words: str, devices: list[str]) -> None:
     cancelled = await world.send(userIds=[ada], title=words, scheduledFor=later)
     await world.server.call("DELETE", f"/push/sends/{cancelled}")
     await world.send(tokens=[devices[0]], scheduledFor=later)
+    daily = {"at": later[:19], "zone": "recipient", "rrule": "FREQ=DAILY"}
+    await world.send(userIds=[ada, "bob"], schedule=daily)
+    await world.send(userIds=[ada], title=words, schedule=daily)
 
 
 async def identified(world: World, said: dict[str, Any]) -> dict[str, Any]:

@@ -72,8 +72,9 @@ class Channel(Protocol):
     def name(self) -> str: ...
 
     async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
-        """Write (shard smallint, recipient uuid) of everybody the send is for into the temporary table `plan_targets`
-        of this connection; each recipient once, as of one instant.
+        """Write (shard smallint, recipient uuid, zone text) of everybody the send is for into the temporary table
+        `plan_targets` of this connection; each recipient once, as of one instant. `zone` is the recipient's, or what
+        stands for it, where the send has a `local_at`; else NULL, and everybody is due now.
 
         Whoever has many calls `ready` when all recipients of some shards stand there: they become chunks, and the table
         is empty afterwards. What stands there at the end needs no call.

@@ -165,7 +165,7 @@ async def _open_again(connection: Connection, send: Send, shard: int, failed: Se
     await connection.executemany(
         store.SQL.insert_chunk,
         [
-            (send.org, send.id, shard, seq, send.class_, attempt, again, b"".join(ids), failed[0]["due_at"])
+            (send.org, send.id, shard, seq, send.class_, attempt, again, b"".join(ids), failed[0]["due_at"], None)
             for seq, ((attempt, again), ids) in enumerate(groups.items(), number)
         ],
     )

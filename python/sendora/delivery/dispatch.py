@@ -344,6 +344,14 @@ class _Opened(msgspec.Struct, frozen=True):
     until: float
 
 
+_Key = tuple[SendId, datetime | None]
+"""A send, as it is due for the recipients of a chunk: its time is theirs."""
+
+
+def _key(chunk: Chunk) -> _Key:
+    return chunk.send, chunk.own_at
+
+
 class _Sendings:
     """Sends that chunks are in flight of, opened by their channels and kept for a few seconds."""
 
@@ -351,14 +359,14 @@ class _Sendings:
         self._kernel = kernel
         self._channels = channels
         self._clock = clock
-        self._opened: dict[SendId, _Opened] = {}
-        self._opening: dict[SendId, asyncio.Lock] = {}
+        self._opened: dict[_Key, _Opened] = {}
+        self._opening: dict[_Key, asyncio.Lock] = {}
 
-    async def get(self, chunk: Chunk, expires_at: datetime) -> tuple[Send, Sending] | None:
-        lock = self._opening.setdefault(chunk.send, asyncio.Lock())
+    async def get(self, chunk: Chunk, retried_at: datetime | None) -> tuple[Send, Sending] | None:
+        lock = self._opening.setdefault(_key(chunk), asyncio.Lock())
         async with lock:
-            found = self._opened.get(chunk.send)
-            if found is None or found.until < self._clock() or found.send.expires_at != expires_at:
+            found = self._opened.get(_key(chunk))
+            if found is None or found.until < self._clock() or found.send.retried_at != retried_at:
                 found = await self._open(chunk)
         self._forget()
         return None if found is None else (found.send, found.sending)
@@ -368,11 +376,12 @@ class _Sendings:
         channel = self._channels.get(send.channel) if send is not None else None
         if send is None or channel is None:
             return None
+        send = send.as_due(chunk.own_at)
         sending = await channel.open(self._kernel, send)
-        opened = self._opened[chunk.send] = _Opened(send, sending, self._clock() + SENDING_S)
+        opened = self._opened[_key(chunk)] = _Opened(send, sending, self._clock() + SENDING_S)
         return opened
 
     def _forget(self) -> None:
         now = self._clock()
-        self._opened = {send: opened for send, opened in self._opened.items() if opened.until >= now}
-        self._opening = {send: lock for send, lock in self._opening.items() if lock.locked() or send in self._opened}
+        self._opened = {key: opened for key, opened in self._opened.items() if opened.until >= now}
+        self._opening = {key: lock for key, lock in self._opening.items() if lock.locked() or key in self._opened}

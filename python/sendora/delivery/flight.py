@@ -60,9 +60,10 @@ PARKED: Final = ("rejected", "parked")
 
 
 class Sendings(Protocol):
-    async def get(self, chunk: Chunk, expires_at: datetime) -> tuple[Send, Sending] | None:
-        """The send and its channel's side, None when this worker has no such channel. A send whose time ends at another
-        instant than `expires_at` has been opened again since it was read, and is read anew."""
+    async def get(self, chunk: Chunk, retried_at: datetime | None) -> tuple[Send, Sending] | None:
+        """The send as the chunk's recipients have it and its channel's side, None when this worker has no such channel.
+        One that was retried at another instant than `retried_at` has its time anew since it was read: it is read
+        again."""
 
 
 class Desk(msgspec.Struct, frozen=True):
@@ -187,7 +188,7 @@ class Flight:
             chunk = self.chunk
             self._desk.kernel.log.error("chunk.parked", send=str(chunk.send), shard=chunk.shard, seq=chunk.seq)
             return
-        opened = await self._desk.sendings.get(self.chunk, self._claim.expires_at)
+        opened = await self._desk.sendings.get(self.chunk, self._claim.retried_at)
         if opened is None:
             await self._put_back(AWAY_S, blame=False)
             return

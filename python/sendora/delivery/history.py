@@ -23,6 +23,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     shard: int
     attempt: int
     due_at: datetime
+    own_at: datetime | None
+    """When the recipient had it in their own zone."""
     state: str | None
     user_id: str | None
     """Whose it was at that time; None also after an erasure."""
@@ -42,6 +44,7 @@ async def of_recipient(kernel: Kernel, send: Send, recipient: UUID) -> list[Entr
             shard=row["shard"],
             attempt=row["attempt"],
             due_at=row["due_at"],
+            own_at=row["own_at"],
             state=row["state"],
             user_id=row["user_id"],
             reason=row["reason"],

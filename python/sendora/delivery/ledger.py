@@ -16,6 +16,7 @@ everything that its chunks wanted to say: the new owner has already read what is
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
@@ -74,8 +75,8 @@ class Entry(msgspec.Struct):
         return sum(len(batch) for batch in self.outcomes)
 
 
-_Group = tuple[OrgId, SendId, int, str, int, bool, int]
-"""(org, send, shard, class, attempt, repeated, due in ms): recipients who go on together."""
+_Group = tuple[OrgId, SendId, int, str, int, bool, int, datetime | None]
+"""(org, send, shard, class, attempt, repeated, due in ms, due in their own zone): recipients who go on together."""
 
 ID_BYTES: Final = 16
 
@@ -292,7 +293,8 @@ class Ledger:
             chunk = entry.chunk
             for outcomes in entry.outcomes:
                 for attempt, repeated, due_ms, ids in outcomes.follow_up():
-                    groups[chunk.org, chunk.send, chunk.shard, chunk.class_, attempt, repeated, due_ms].append(ids)
+                    group = chunk.org, chunk.send, chunk.shard, chunk.class_, attempt, repeated, due_ms, chunk.own_at
+                    groups[group].append(ids)
         if not groups:
             return
         pieces = [
@@ -312,10 +314,10 @@ class Ledger:
         )
         next_seq = {(row["org_id"], row["send_id"], row["shard"]): row["first"] for row in numbered}
         rows: list[tuple[Any, ...]] = []
-        for (org, send, shard, class_, attempt, repeated, due_ms), ids in pieces:
+        for (org, send, shard, class_, attempt, repeated, due_ms, own_at), ids in pieces:
             seq = next_seq[org, send, shard]
             next_seq[org, send, shard] = seq + 1
-            rows.append((org, send, shard, seq, class_, attempt, repeated, ids, from_millis(due_ms)))
+            rows.append((org, send, shard, seq, class_, attempt, repeated, ids, from_millis(due_ms), own_at))
         await connection.executemany(store.SQL.insert_chunk, rows)
 
     async def _marks(self, connection: Connection, batch: list[Entry], resting: set[tuple[OrgId, SendId]]) -> None:

@@ -3,13 +3,13 @@
 The ledger names a recipient by id, and beside it the person (the external id). An erasure takes the name; the rows
 stay, so that a send goes on balancing. It comes after the person's addresses are gone: what is decided from then on
 finds no name to write. What was decided before is on the wire for seconds (`is_quiet`), and is forgotten by the next
-call. Before its plan a send names people in its target; and one that was for a single person tells of that person in
-its words.
+call. Before its plan a send names people in its target, a schedule for as long as it goes on; and what was for a single
+person tells of that person in its words.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sendora.delivery import store
@@ -36,6 +36,17 @@ class Delivered(Wire, frozen=True, kw_only=True):
     attempt: int
     repeated: bool
     at: datetime
+
+
+class Awaited(Wire, frozen=True, kw_only=True):
+    """A schedule, or a send that is not planned, which names the person."""
+
+    send_id: UUID | None
+    schedule_id: UUID | None
+    status: str
+    content: dict[str, Any]
+    due_at: datetime | None
+    created_at: datetime
 
 
 class OfSend(Wire, frozen=True, kw_only=True):
@@ -68,7 +79,7 @@ async def forget(kernel: Kernel, org: OrgId, project: ProjectId, person: str) ->
     """Take the name out of every row of the project's sends, whatever the channel; how many rows had it."""
     forgotten = 0
     while True:
-        n = int((await kernel.db.execute(store.SQL.forget_person, org, project, person, FORGET_MAX)).rpartition(" ")[2])
+        n = _rows(await kernel.db.execute(store.SQL.forget_person, org, project, person, FORGET_MAX))
         forgotten += n
         if n < FORGET_MAX:
             return forgotten
@@ -77,24 +88,34 @@ async def forget(kernel: Kernel, org: OrgId, project: ProjectId, person: str) ->
 async def forget_target(
     kernel: Kernel, org: OrgId, project: ProjectId, channel: str, named: str, values: Sequence[str]
 ) -> int:
-    """Take the person out of the targets of sends that were not planned (scheduled, cancelled, failed before): planned
-    ones name nobody any more. `named` is the list of the channel's target, `values` what stands in it for the person.
-    How many sends had it."""
-    done = await kernel.db.execute(store.SQL.forget_target, org, project, channel, named, list(values))
-    return int(done.rpartition(" ")[2])
+    """Take the person out of the targets of schedules, and of sends that were not planned (scheduled, cancelled, failed
+    before): planned ones name nobody any more. `named` is the list of the channel's target, `values` what stands in it
+    for the person. A schedule that names nobody else is over. How many sends and schedules had it."""
+    # Schedules first: what one of them is making meanwhile is a send that is found afterwards.
+    args = org, project, channel, named, list(values)
+    forgotten = _rows(await kernel.db.execute(store.SQL.forget_in_schedules, *args))
+    return forgotten + _rows(await kernel.db.execute(store.SQL.forget_target, *args))
 
 
 async def forget_words(kernel: Kernel, org: OrgId, project: ProjectId, channel: str, named: str, person: str) -> int:
     """Empty the content of sends that were for this person alone: what is said to one person is about that person.
     Before `forget`, which takes the names that tell whose it was. How many sends that were."""
-    done = await kernel.db.execute(store.SQL.forget_words, org, project, channel, named, person)
-    return int(done.rpartition(" ")[2])
+    return _rows(await kernel.db.execute(store.SQL.forget_words, org, project, channel, named, person))
 
 
 async def is_quiet(kernel: Kernel, org: OrgId, project: ProjectId) -> bool:
     """Whether no chunk of the project's sends is at work: then nobody holds a name that is not in the tables."""
     quiet: bool = await kernel.db.fetchval(store.SQL.is_quiet, org, project)
     return quiet
+
+
+async def awaited(
+    kernel: Kernel, org: OrgId, project: ProjectId, channel: str, named: str, values: Sequence[str]
+) -> list[Awaited]:
+    """What names the person and is still to come: schedules, and sends that are not planned. Arguments as of
+    `forget_target`."""
+    rows = await kernel.db.fetch(store.SQL.awaited_by_person, org, project, channel, named, list(values))
+    return [Awaited(**row) for row in rows]
 
 
 async def recall(
@@ -117,3 +138,8 @@ async def recall(
             )
         last = rows[-1]
         after = (last["send_id"], last["shard"], last["seq"], last["position"])
+
+
+def _rows(done: str) -> int:
+    """How many a command has changed."""
+    return int(done.rpartition(" ")[2])

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from sendora.kernel.ids import OrgId, ProjectId, SendId
+from sendora.kernel.ids import OrgId, ProjectId, ScheduleId, SendId
 
 CHUNK_SIZE = 1_000
 """Recipients in a chunk: 16 kB a row, 16 MB for a million recipients, and one query brings what
@@ -42,10 +42,15 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     content: dict[str, Any]
     scheduled_for: datetime | None
     ttl_s: int
-    """Counted from the call, or from `scheduled_for`."""
+    """Counted from the call, or from when it is due for the recipient."""
     token_count: int | None
     late_s: int | None = None
     """How late a recipient may leave, counted like `ttl_s`; None: as late as its lifetime allows."""
+    local_at: datetime | None = None
+    """Without a zone: each recipient is due when their own clock shows this; `scheduled_for` is the first instant at
+    which one can."""
+    schedule_id: ScheduleId | None = None
+    """Whose occurrence it is."""
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +79,20 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     unreachable: int
     closed_at: datetime | None
     error: str | None
+    local_at: datetime | None
+    schedule_id: ScheduleId | None
+    begins_at: datetime
+    """Since when `expires_at` and `late_at` are counted: the last retry, else when it was due, but not before
+    the call."""
+
+    def as_due(self, own_at: datetime | None) -> "Send":
+        """The send as those have it who are due at `own_at`: its time counts from there, but not from before it began.
+        None: there is one time for all."""
+        if own_at is None or own_at <= self.begins_at:
+            return self
+        later = own_at - self.begins_at
+        late_at = None if self.late_at is None else self.late_at + later
+        return msgspec.structs.replace(self, expires_at=self.expires_at + later, late_at=late_at)
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +108,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     started: int
     due_at: datetime
+    own_at: datetime | None = None
+    """When its recipients have the send in their own zone; None when there is one time for all."""
 
 
 BLOCKED = "blocked:"

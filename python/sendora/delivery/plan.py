@@ -9,11 +9,18 @@ Acks when: a round's chunks and the positions they reach are committed in one tr
 If it dies: its lease on the send ends within 10 s, and another planner evaluates anew and goes on above the positions,
 so nobody is planned twice. A channel with many recipients hands them over shard by shard, and the first round of all is
 one chunk a shard, committed at once: the first message does not wait for the last chunk.
+
+A send in the recipients' own zones is planned once, when its time comes where clocks are furthest ahead
+(`recurrence.EARLIEST`): whoever is in it then, with the zone that is known of them then. Its chunks are cut by due time
+as well. For whom the time has passed, because the call came after it, it is now, and the lifetime counts from the call;
+who moves to another zone after the plan keeps the time, and quiet hours are those of where they are then; who registers
+after it is not in this send.
 """
 
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -23,6 +30,7 @@ from sendora.delivery.channel import Channel
 from sendora.delivery.failpoint import Crash
 from sendora.delivery.fair import Window
 from sendora.delivery.phases import Class, Send, Targets
+from sendora.delivery.recurrence import instant, zone_of
 from sendora.delivery.store import PlanLost
 from sendora.delivery.submit import WAKE_PLAN
 from sendora.kernel import bus
@@ -220,11 +228,15 @@ class Planner:
 
     async def _rounds(self, connection: Connection, send: Send, epoch: int, shards: int) -> int:
         """Commit what stands in the table. `shards`: over how many of them it may be spread; the answer is how many."""
+        due_in: dict[str, datetime] = {}
+        if send.local_at is not None:
+            zones = await store.zones_of_targets(connection)
+            due_in = {zone: instant(send.local_at, zone_of(zone)) for zone in zones}
         while True:
             chunks = max(ROUND_MAX // shards, 1)
             async with connection.transaction():
                 await store.keep_round(connection, send.org, send.id, epoch, LEASE_S)
-                committed = await store.plan_round(connection, send, chunks)
+                committed = await store.plan_round(connection, send, chunks, due_in)
                 if not committed.recipients:
                     return shards
                 await store.run_send(connection, send.org, send.id)

@@ -1,4 +1,4 @@
--- writes: sends, send_news, plan_positions, chunks, deliveries, send_counts, shard_leases, dispatchers
+-- writes: sends, send_news, schedules, plan_positions, chunks, deliveries, send_counts, shard_leases, dispatchers
 -- reads: log_positions
 --
 -- Every statement about a send names its org first. Times that decide something are PostgreSQL's own now().
@@ -6,14 +6,19 @@
 -- ============================================================ sends
 
 -- name: insert_send
--- A time that has passed is now. The lifetime counts from when the send is due, and so does how late it may be. What is to
--- be told of it is committed with it.
-WITH sent AS (
+-- A time that has passed is now. The lifetime counts from when the send is due, and so does how late it may be. An
+-- occurrence was asked for before it was due, however late its row is made, and its id says which one it is: whoever comes
+-- second makes nothing. What is to be told of it is committed with it.
+WITH asked AS (
+    SELECT least(now(), CASE WHEN $15::uuid IS NOT NULL THEN $11::timestamptz END) AS at
+), sent AS (
     INSERT INTO sends (org_id, id, project_id, channel, class, delivery, status, target, content, log_position,
-                       scheduled_for, expires_at, token_count, late_at)
-    VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $11::timestamptz > now() THEN 'scheduled' ELSE 'queued' END, $7, $8, $9,
-            $11, greatest($11, now()) + make_interval(secs => $10::double precision), $12,
-            greatest($11, now()) + make_interval(secs => $13::double precision))
+                       scheduled_for, created_at, expires_at, token_count, late_at, local_at, schedule_id)
+    SELECT $1, $2, $3, $4, $5, $6, CASE WHEN $11 > now() THEN 'scheduled' ELSE 'queued' END, $7, $8, $9,
+           $11, at, greatest($11, at) + make_interval(secs => $10::double precision), $12,
+           greatest($11, at) + make_interval(secs => $13::double precision), $14, $15
+      FROM asked
+        ON CONFLICT (org_id, id) DO NOTHING
     RETURNING *
 ), news AS (
     INSERT INTO send_news (org_id, send_id, event)
@@ -41,21 +46,64 @@ UPDATE sends SET status = $3, closed_at = CASE WHEN $5 THEN now() ELSE closed_at
  WHERE org_id = $1 AND id = $2 AND status = ANY($4::text[]) AND ($5 OR stopped_at IS NULL)
 RETURNING *;
 
--- name: add_news
-INSERT INTO send_news (org_id, send_id, event) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+-- name: cancel_send
+-- The same, and what is to be told of it. $5: why, where nobody asked for it.
+WITH cancelled AS (
+    UPDATE sends SET status = $3, closed_at = now(), error = $5
+     WHERE org_id = $1 AND id = $2 AND status = ANY($4::text[])
+    RETURNING *
+), news AS (
+    INSERT INTO send_news (org_id, send_id, event) SELECT org_id, id, 'cancelled' FROM cancelled
+)
+SELECT * FROM cancelled;
 
 -- name: claim_scheduled
 -- The occurrence is the row itself, so it happens once whoever claims it (F-S1, F-S2). The audience is the one of the due
--- time, therefore the log position is taken anew.
+-- time, therefore the log position is taken anew. An occurrence waits until its schedule has gone on: only then is it known
+-- whether a later one is due as well.
 UPDATE sends SET status = $1, log_position = greatest(log_position, $3)
  WHERE (org_id, id) IN (
-     SELECT org_id, id FROM sends WHERE status = 'scheduled' AND scheduled_for <= now()
-      ORDER BY scheduled_for LIMIT $2 FOR UPDATE SKIP LOCKED)
+     SELECT s.org_id, s.id FROM sends s WHERE s.status = 'scheduled' AND s.scheduled_for <= now()
+        AND NOT EXISTS (SELECT FROM schedules c WHERE c.org_id = s.org_id AND c.id = s.schedule_id AND c.next_send = s.id
+                           AND c.status = 'active')
+      ORDER BY s.scheduled_for LIMIT $2 FOR UPDATE OF s SKIP LOCKED)
    AND status = 'scheduled'
 RETURNING org_id, id;
 
 -- name: next_scheduled_s
-SELECT extract(epoch FROM min(scheduled_for) - now())::double precision FROM sends WHERE status = 'scheduled';
+-- A schedule goes on at its next time also when that occurrence was cancelled.
+SELECT extract(epoch FROM least((SELECT min(scheduled_for) FROM sends WHERE status = 'scheduled'),
+                                (SELECT min(next_at) FROM schedules WHERE status = 'active')) - now())::double precision;
+
+-- ============================================================ schedules
+
+-- name: insert_schedule
+INSERT INTO schedules (org_id, id, project_id, channel, status, asked, starts_at, zone, rrule, cron, next_local, next_at,
+                       next_send)
+VALUES ($1, $2, $3, $4, 'active', $5, $6, $7, $8, $9, $10, $11, $12)
+RETURNING *;
+
+-- name: find_schedule
+SELECT * FROM schedules WHERE org_id = $1 AND id = $2 AND project_id = $3 AND channel = $4;
+
+-- name: list_schedules
+SELECT * FROM schedules WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND ($4::text IS NULL OR status = $4)
+ ORDER BY created_at DESC, id DESC LIMIT $5 OFFSET $6;
+
+-- name: count_schedules
+SELECT count(*) FROM schedules WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND ($4::text IS NULL OR status = $4);
+
+-- name: due_schedules
+SELECT *, now() AS now FROM schedules WHERE status = 'active' AND next_at <= now()
+ ORDER BY next_at LIMIT $1 FOR UPDATE SKIP LOCKED;
+
+-- name: go_on
+UPDATE schedules SET next_local = $3, next_at = $4, next_send = $5, skipped = skipped + $6 WHERE org_id = $1 AND id = $2;
+
+-- name: end_schedule
+UPDATE schedules SET status = $3, ended_at = now(), skipped = skipped + $4
+ WHERE org_id = $1 AND id = $2 AND status = 'active'
+RETURNING *;
 
 -- ============================================================ plan
 
@@ -96,8 +144,12 @@ SELECT CASE WHEN count(DISTINCT consumer) = cardinality($1::text[]) THEN min(pos
 CREATE TEMPORARY TABLE plan_targets (
     shard     smallint NOT NULL,
     recipient uuid NOT NULL,
+    zone      text,
     PRIMARY KEY (shard, recipient)
 );
+
+-- name: zones_of_targets
+SELECT DISTINCT zone FROM plan_targets WHERE zone IS NOT NULL;
 
 -- name: clear_targets
 TRUNCATE plan_targets;
@@ -106,21 +158,28 @@ TRUNCATE plan_targets;
 DROP TABLE IF EXISTS pg_temp.plan_targets;
 
 -- name: plan_round
--- The next chunks of every shard, cut above the position that the last round left; at most $3 chunks of $4 a shard.
+-- The next chunks of every shard, cut above the position that the last round left; at most $3 chunks of $4 a shard, or
+-- more and smaller ones where recipients are due at different times ($6, $7: when it is due in a zone).
 WITH shards AS (
     SELECT s.shard::smallint AS shard, p.position, coalesce(p.seq, 0) AS seq
       FROM generate_series(0, 63) AS s(shard)
       LEFT JOIN plan_positions p ON p.org_id = $1 AND p.send_id = $2 AND p.shard = s.shard
 ), numbered AS (
-    SELECT s.shard, s.seq, t.recipient, row_number() OVER (PARTITION BY s.shard ORDER BY t.recipient) - 1 AS n
+    SELECT s.shard, s.seq, z.own_at, t.recipient,
+           row_number() OVER (PARTITION BY s.shard, z.own_at ORDER BY t.recipient) - 1 AS n
       FROM shards s CROSS JOIN LATERAL (
-          SELECT recipient FROM plan_targets t
+          SELECT recipient, zone FROM plan_targets t
            WHERE t.shard = s.shard AND t.recipient > coalesce(s.position, '00000000-0000-0000-0000-000000000000')
            ORDER BY recipient LIMIT $3::integer * $4::integer) AS t
+      LEFT JOIN unnest($6::text[], $7::timestamptz[]) AS z(zone, own_at) ON z.zone = t.zone
+), cut AS (
+    SELECT shard, seq, own_at, array_agg(recipient ORDER BY recipient) AS recipients
+      FROM numbered GROUP BY shard, seq, own_at, n / $4::integer
 )
-INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, recipients, due_at)
-SELECT $1, $2, shard, seq + (n / $4::integer), $5, true, 1, array_agg(recipient ORDER BY recipient), now()
-  FROM numbered GROUP BY shard, seq, n / $4::integer
+INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, recipients, due_at, own_at)
+SELECT $1, $2, shard, seq + (row_number() OVER (PARTITION BY shard ORDER BY recipients[1]))::integer - 1, $5, true, 1,
+       recipients, greatest(own_at, now()), own_at
+  FROM cut
 RETURNING shard, seq, recipients[size] AS last, size;
 
 -- name: lock_positions
@@ -212,15 +271,17 @@ SELECT org_id, send_id, shard, seq, class, size, claims FROM due WHERE turn <= $
 
 -- name: claim_chunks
 -- The number of claims rises before anybody looks into a chunk: one that kills its workers is parked (F-M6). The send may
--- have been paused or stopped since the queue was read.
+-- have been paused or stopped since the queue was read. Who has it in their own zone is late by their own time
+-- (`Send.as_due`).
 UPDATE chunks c SET claims = c.claims + 1
   FROM unnest($2::uuid[], $3::uuid[], $4::smallint[], $5::integer[], $6::bigint[]) AS k(org_id, send_id, shard, seq, epoch),
        shard_leases l, sends s
  WHERE c.org_id = k.org_id AND c.send_id = k.send_id AND c.shard = k.shard AND c.seq = k.seq AND c.closed_at IS NULL
    AND l.shard = k.shard AND l.epoch = k.epoch AND l.holder = $1
    AND s.org_id = k.org_id AND s.id = k.send_id AND s.status = 'sending'
-RETURNING c.org_id, c.send_id, c.shard, c.seq, c.class, c.attempt, c.repeated, c.size, c.started, c.due_at, c.claims,
-          s.expires_at, s.stopped_at IS NOT NULL AS stopped, coalesce(s.late_at <= now(), false) AS late;
+RETURNING c.org_id, c.send_id, c.shard, c.seq, c.class, c.attempt, c.repeated, c.size, c.started, c.due_at, c.own_at, c.claims,
+          s.retried_at, s.stopped_at IS NOT NULL AS stopped,
+          coalesce(s.late_at + greatest(c.own_at - s.begins_at, interval '0') <= now(), false) AS late;
 
 -- name: recorded
 -- Which positions of a chunk have an outcome already.
@@ -304,8 +365,7 @@ DELETE FROM send_counts WHERE org_id = $1 AND send_id = $2 AND n = 0;
 -- name: reopen_send
 -- The time that it has begins anew, once for each retry and each time that it was closed: what it had, counted from now.
 WITH renewed AS (
-    SELECT CASE WHEN $5 OR closed_at IS NOT NULL THEN now() - coalesce(retried_at, greatest(created_at, scheduled_for))
-                ELSE interval '0' END AS later
+    SELECT CASE WHEN $5 OR closed_at IS NOT NULL THEN now() - begins_at ELSE interval '0' END AS later
       FROM sends WHERE org_id = $1 AND id = $2
 )
 UPDATE sends SET status = CASE WHEN status = ANY($4::text[]) THEN $3 ELSE status END, closed_at = NULL, stopped_at = NULL,
@@ -341,10 +401,10 @@ RETURNING p.org_id, p.send_id, p.shard, p.seq - w.n AS first;
 
 -- name: insert_chunk
 -- $8: the recipients' ids behind one another.
-INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, repeated, recipients, due_at)
+INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, repeated, recipients, due_at, own_at)
 VALUES ($1, $2, $3, $4, $5, false, $6, $7,
         ARRAY(SELECT encode(substr($8::bytea, n * 16 + 1, 16), 'hex')::uuid
-                FROM generate_series(0, length($8::bytea) / 16 - 1) AS n ORDER BY n), $9);
+                FROM generate_series(0, length($8::bytea) / 16 - 1) AS n ORDER BY n), $9, $10);
 
 -- name: move_marks
 -- Marks only rise. `wait_s` puts a chunk back into the queue. Who puts it back through no fault of the chunk, or has
@@ -530,11 +590,11 @@ SELECT d.send_id, d.recipient, d.user_id, d.state, d.reason, d.provider_id, d.at
 -- Everything of one recipient of a send: a row for each chunk that it stands in, without a state where nothing has come of
 -- it yet. A walk over the send's chunks, which are a thousandth of its recipients.
 WITH placed AS MATERIALIZED (
-    SELECT c.shard, c.seq, (r.n - 1)::smallint AS position, c.attempt, c.repeated, c.due_at
+    SELECT c.shard, c.seq, (r.n - 1)::smallint AS position, c.attempt, c.repeated, c.due_at, c.own_at
       FROM chunks c CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r(recipient, n)
      WHERE c.org_id = $1 AND c.send_id = $2 AND c.recipients @> ARRAY[$3::uuid] AND r.recipient = $3
 )
-SELECT p.shard, p.due_at, coalesce(d.attempt, p.attempt) AS attempt, coalesce(d.repeated, p.repeated) AS repeated,
+SELECT p.shard, p.due_at, p.own_at, coalesce(d.attempt, p.attempt) AS attempt, coalesce(d.repeated, p.repeated) AS repeated,
        d.user_id, d.state, d.reason, d.variant, d.provider, d.provider_id, d.at
   FROM placed p
   LEFT JOIN LATERAL (
@@ -566,6 +626,31 @@ UPDATE deliveries d SET user_id = NULL FROM named n
 -- name: forget_target
 UPDATE sends SET target = jsonb_set(target, ARRAY[$4::text], (target -> $4::text) - $5::text[])
  WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND planned_at IS NULL AND target -> $4::text ?| $5::text[];
+
+-- name: forget_in_schedules
+-- One that is for nobody any more is over, and what it said to one person is about that person.
+WITH found AS (
+    SELECT id, (asked #> ARRAY['target', $4::text]) - $5::text[] AS others FROM schedules
+     WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND asked #> ARRAY['target', $4::text] ?| $5::text[]
+     ORDER BY id FOR UPDATE
+)
+UPDATE schedules s
+   SET asked = CASE WHEN others = '[]' THEN jsonb_set(asked, '{content}', '{}') ELSE asked END
+            || jsonb_build_object('target', jsonb_set(asked -> 'target', ARRAY[$4::text], others)),
+       status = CASE WHEN others = '[]' AND status = 'active' THEN 'ended' ELSE status END,
+       ended_at = CASE WHEN others = '[]' THEN coalesce(ended_at, now()) ELSE ended_at END
+  FROM found
+ WHERE s.org_id = $1 AND s.id = found.id;
+
+-- name: awaited_by_person
+SELECT NULL::uuid AS send_id, id AS schedule_id, status, asked -> 'content' AS content,
+       CASE WHEN status = 'active' THEN next_at END AS due_at, created_at
+  FROM schedules
+ WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND asked #> ARRAY['target', $4::text] ?| $5::text[]
+UNION ALL
+SELECT id, schedule_id, status, content, scheduled_for, created_at FROM sends
+ WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND planned_at IS NULL AND target -> $4::text ?| $5::text[]
+ ORDER BY created_at;
 
 -- name: forget_words
 -- Sends that named people, are over, and have rows of nobody else. One that was never planned names nobody any more.

@@ -1,8 +1,9 @@
 """Scheduled sends become queued ones when they are due (B096).
 
-Eats: rows of `sends` that are scheduled and due; `wake.schedule` says that the next due time may be sooner.
-Gives: the same rows, queued, and `wake.plan`.
-Bounded by: 100 sends a transaction.
+Eats: rows of `sends` that are scheduled and due, rows of `schedules` whose occurrence is; `wake.schedule` says that the
+next due time may be sooner.
+Gives: the same sends, queued, and `wake.plan`; each schedule's next occurrence, scheduled.
+Bounded by: 100 sends or schedules a transaction.
 Acks when: the status is committed.
 If it dies: what is due stays due, and the next scheduler starts it.
 
@@ -15,7 +16,7 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from sendora.delivery import store
+from sendora.delivery import series, store
 from sendora.delivery.submit import WAKE_PLAN, WAKE_SCHEDULE
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.life import Kernel, Service
@@ -73,7 +74,8 @@ class Scheduler:
 
 
 async def start_due(kernel: Kernel) -> int:
-    """Every send that is due is queued; how many."""
+    """Every send that is due is queued; how many. Schedules go on first: which occurrence is to start depends on it."""
+    await series.advance(kernel)
     started = 0
     while True:
         # The audience is that of the due time. Without the log the position of the call must do: the send goes out.

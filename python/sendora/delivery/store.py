@@ -1,7 +1,7 @@
 """Rows of this floor as structs: sends, plans, the queue of chunks. The ledger's own statements are in ledger.py."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -43,8 +43,8 @@ class Claim(msgspec.Struct, frozen=True):
 
     chunk: Chunk
     claims: int
-    expires_at: datetime
-    """When its send's time is over, as it is now: a retry moves it."""
+    retried_at: datetime | None
+    """When its send's time last began anew."""
     stopped: bool
     late: bool
 
@@ -69,6 +69,7 @@ class PlanLost(Exception):
 async def insert_send(
     db: Database | Connection, org: OrgId, send: SendId, asked: Submission, log_position: int
 ) -> Send:
+    """The send, or the one that has this id already: an occurrence that somebody else has made."""
     row = await db.fetchrow(
         SQL.insert_send,
         org,
@@ -84,8 +85,10 @@ async def insert_send(
         asked.scheduled_for,
         asked.token_count,
         None if asked.late_s is None else float(asked.late_s),
+        asked.local_at,
+        asked.schedule_id,
     )
-    return _send(_there(row))
+    return _send(_there(row or await db.fetchrow(SQL.find_send, org, send)))
 
 
 async def find_send(db: Database | Connection, org: OrgId, send: SendId) -> Send | None:
@@ -114,6 +117,12 @@ async def list_sends(
 async def step_send(db: Database | Connection, org: OrgId, send: SendId, step: str, *, closes: bool) -> Send | None:
     """Take a step of state.py; None when the send does not stand where the step begins."""
     row = await db.fetchrow(SQL.step_send, org, send, destination(step), origins(step), closes)
+    return None if row is None else _send(row)
+
+
+async def cancel_send(db: Database | Connection, org: OrgId, send: SendId, *, error: str | None = None) -> Send | None:
+    """None when the send is not scheduled any more."""
+    row = await db.fetchrow(SQL.cancel_send, org, send, destination("cancel"), origins("cancel"), error)
     return None if row is None else _send(row)
 
 
@@ -185,18 +194,36 @@ async def run_send(connection: Connection, org: OrgId, send: SendId) -> None:
     await step_send(connection, org, send, "plan", closes=False)
 
 
-async def plan_round(connection: Connection, send: Send, chunks_per_shard: int) -> Round:
-    """The next chunks of each shard and the positions that they reach; an empty round is the end."""
+async def zones_of_targets(connection: Connection) -> list[str]:
+    return [row["zone"] for row in await connection.fetch(SQL.zones_of_targets)]
+
+
+async def plan_round(
+    connection: Connection, send: Send, chunks_per_shard: int, due_in: Mapping[str, datetime]
+) -> Round:
+    """The next chunks of each shard and the positions that they reach; an empty round is the end. `due_in`: when the
+    send is due in each zone of its recipients, if each has it in their own."""
     await connection.execute(SQL.lock_positions, send.org, send.id)
-    rows = await connection.fetch(SQL.plan_round, send.org, send.id, chunks_per_shard, CHUNK_SIZE, send.class_)
-    reached: dict[int, tuple[int, UUID]] = {}
+    rows = await connection.fetch(
+        SQL.plan_round,
+        send.org,
+        send.id,
+        chunks_per_shard,
+        CHUNK_SIZE,
+        send.class_,
+        list(due_in),
+        list(due_in.values()),
+    )
+    last: dict[int, UUID] = {}
+    next_seq: dict[int, int] = {}
+    by_shard: Counter[int] = Counter()
     for row in rows:
-        reached[row["shard"]] = max(reached.get(row["shard"], (-1, send.id)), (row["seq"], row["last"]))
-    by_shard = Counter(dict.fromkeys(reached, 0))
-    for row in rows:
-        by_shard[row["shard"]] += row["size"]
+        shard = row["shard"]
+        last[shard] = max(last.get(shard, row["last"]), row["last"])
+        next_seq[shard] = max(next_seq.get(shard, 0), row["seq"] + 1)
+        by_shard[shard] += row["size"]
     ended = max(by_shard.values(), default=0) < chunks_per_shard * CHUNK_SIZE
-    committed = Round(sorted(reached), len(rows), by_shard.total(), ended)
+    committed = Round(sorted(last), len(rows), by_shard.total(), ended)
     if rows:
         shards = committed.shards
         await connection.execute(
@@ -204,8 +231,8 @@ async def plan_round(connection: Connection, send: Send, chunks_per_shard: int) 
             send.org,
             send.id,
             shards,
-            [reached[shard][1] for shard in shards],
-            [reached[shard][0] + 1 for shard in shards],
+            [last[shard] for shard in shards],
+            [next_seq[shard] for shard in shards],
         )
     return committed
 
@@ -257,7 +284,7 @@ async def claim_chunks(
         [due.seq for due in wanted],
         list(epochs),
     )
-    return [Claim(_chunk(row), row["claims"], row["expires_at"], row["stopped"], row["late"]) for row in rows]
+    return [Claim(_chunk(row), row["claims"], row["retried_at"], row["stopped"], row["late"]) for row in rows]
 
 
 async def recorded(db: Database | Connection, chunk: Chunk) -> set[int]:
@@ -301,6 +328,7 @@ def _chunk(row: Record) -> Chunk:
         size=row["size"],
         started=row["started"],
         due_at=row["due_at"],
+        own_at=row["own_at"],
     )
 
 

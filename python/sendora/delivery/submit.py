@@ -28,7 +28,8 @@ CANCEL_REASONS = {
 
 
 async def submit(kernel: Kernel, asked: Submission) -> Send:
-    """Commit a send, `scheduled` or `queued` (B096), and wake whoever takes it up.
+    """Commit a send, `scheduled` or `queued` (B096), and wake whoever takes it up. Of one that comes again
+    `series.begin` commits the first.
 
     It is planned when the stores have passed where the log stands now, so that what the caller has just reported
     counts (design 5).
@@ -55,10 +56,7 @@ async def cancel(kernel: Kernel, org: OrgId, send: SendId, *, project: ProjectId
     """B097: a scheduled send whose claim has not started becomes `cancelled`, any other is a conflict. Compare and set,
     so that of a cancel and a claim at the same time exactly one happens (F-L7)."""
     await find_send(kernel, org, send, project=project)
-    async with kernel.db.transaction() as connection:
-        cancelled = await store.step_send(connection, org, send, "cancel", closes=True)
-        if cancelled is not None:
-            await connection.execute(store.SQL.add_news, org, send, "cancelled")
+    cancelled = await store.cancel_send(kernel.db, org, send)
     if cancelled is not None:
         await kernel.bus.wake(WAKE_ACCOUNT)
         return cancelled

@@ -44,7 +44,7 @@ async def planned(
     """Whom the channel names, as the planner asks it; `meanwhile` happens when the first of them are planned."""
     async with kernel.db.acquire() as connection:
         await connection.execute(
-            "CREATE TEMPORARY TABLE plan_targets (shard smallint NOT NULL, recipient uuid NOT NULL,"
+            "CREATE TEMPORARY TABLE plan_targets (shard smallint NOT NULL, recipient uuid NOT NULL, zone text,"
             " PRIMARY KEY (shard, recipient))"
         )
         rows = []

@@ -73,6 +73,8 @@ NO_TOKEN: Final = "token_unavailable"  # noqa: S105 - a reason's name
 
 NO_ANSWER: Final = "no_answer"
 
+FALLBACK_ZONE: Final = "UTC"
+
 OURS: Final = frozenset({"closed", "lanes_busy"})
 """Why a request stayed here through nobody's fault: the worker drains, or has its hands full."""
 
@@ -91,15 +93,20 @@ class PushChannel:
 
     async def recipients(self, kernel: Kernel, connection: Connection, send: Send, ready: Ready) -> Targets:
         """B093: users and raw tokens as they were named, an audience as it is now (B075), shard by shard; people of
-        excluded audiences are left out before they are anybody's recipients."""
+        excluded audiences are left out before they are anybody's recipients. Where each has the send in their own zone,
+        it is the device's, else the org's default one, else UTC."""
         target = msgspec.convert(send.target, Target)
         excluded = [AudienceId(id_) for id_ in target.exclude_audience_ids or ()]
+        zone = None
+        if send.local_at is not None:
+            policies = await content_store.policies(kernel.db, send.org)
+            zone = policies.org_default_timezone or FALLBACK_ZONE
         if target.audience_id is not None:
             members = await audiences.members(
                 kernel, send.org, send.project, AudienceId(target.audience_id), excluded, send.log_position
             )
             unreachable = 0
-            async with targets.slices(kernel, send.org, send.project) as slices:
+            async with targets.slices(kernel, send.org, send.project, zone) as slices:
                 await members.open(slices.connection)
                 for shard in range(SHARDS):
                     named = await members.of(shard)
@@ -109,13 +116,13 @@ class PushChannel:
             return Targets(unreachable=unreachable, as_of=members.as_of, complete=True)
         as_of = None
         if target.tokens is not None:
-            unreachable = await targets.plan_tokens(connection, send.org, send.project, target.tokens)
+            unreachable = await targets.plan_tokens(connection, send.org, send.project, target.tokens, zone)
             kept = Target(tokens=[])
         else:
             users = target.user_ids or []
             if excluded:
                 as_of, users = await audiences.leave_out(kernel, send.org, send.project, users, excluded)
-            unreachable = await targets.plan_users(connection, send.org, send.project, users)
+            unreachable = await targets.plan_users(connection, send.org, send.project, users, zone)
             kept = Target(user_ids=[], exclude_audience_ids=target.exclude_audience_ids)
         return Targets(unreachable=unreachable, as_of=as_of, complete=True, kept=to_row(kept))
 

@@ -1,9 +1,13 @@
 """Sending: the checks in their order (C87), then delivery."""
 
+import asyncio
+from datetime import datetime
+
+from sendora.delivery import series
 from sendora.delivery import submit as delivery
 from sendora.delivery.phases import Send, Submission
 from sendora.kernel.clock import EPOCH, iso
-from sendora.kernel.errors import NotFound, PreconditionFailed
+from sendora.kernel.errors import NotFound, PreconditionFailed, ValidationFailed
 from sendora.kernel.http import Principal, require_tier, take
 from sendora.kernel.ids import NIL, AudienceId, TemplateId, TestId
 from sendora.kernel.life import Kernel
@@ -11,6 +15,7 @@ from sendora.modules import audiences
 from sendora.modules.push.channel import NAME
 from sendora.modules.push.compose import check_sizes, compose
 from sendora.modules.push.model.content import TemplateContent, raise_for
+from sendora.modules.push.model.schedules import Due, due_of
 from sendora.modules.push.model.sends import (
     NOW_OR_NEVER_S,
     Content,
@@ -36,10 +41,10 @@ async def send(kernel: Kernel, principal: Principal, data: SendIn) -> Requested:
     now = kernel.clock.now()
     raise_for(send_errors(data, principal.project, principal.org, now))
     content, target = content_of(data), target_of(data)
+    due = await _due(data, now)
     _check_size(content, None, None)
-    if target.exclude_audience_ids is not None or any(
-        field is not None for field in (data.audience_id, data.scheduled_for, data.template_id, data.ab_test_id)
-    ):
+    starter = (data.audience_id, data.scheduled_for, data.schedule, data.template_id, data.ab_test_id)
+    if target.exclude_audience_ids is not None or any(field is not None for field in starter):
         # B039: broadcasts, exclusions, schedules, templates and tests.
         require_tier(principal, "starter")
     template, test = await _references(kernel, principal, content, target)
@@ -50,28 +55,31 @@ async def send(kernel: Kernel, principal: Principal, data: SendIn) -> Requested:
         or await tokens.has_web(kernel.db, principal.org, principal.project)
     ):
         raise PreconditionFailed(NOT_CONFIGURED, "push_not_configured")
+    comes_again = due is not None and due.calendar is not None
+    if comes_again and await series.is_full(kernel, principal.org, principal.project, NAME):
+        raise ValidationFailed({"schedule": [f"At most {series.ACTIVE_MAX} schedules at a time; end one first"]})
     token_count = await _token_count(kernel, principal, target)
     await take(kernel, principal)
     if test is not None:
         # Before the send is committed: a test whose weights could still change was never sent (C44).
         await content_store.mark_test_sent(kernel.db, principal.org, principal.project, TestId(test.id))
-    submitted = await delivery.submit(
-        kernel,
-        Submission(
-            org=principal.org,
-            project=principal.project,
-            channel=NAME,
-            class_=class_of(data),
-            delivery=data.delivery,
-            target=to_row(target),
-            content=to_row(content),
-            scheduled_for=data.scheduled_for,
-            ttl_s=data.ttl_seconds or NOW_OR_NEVER_S,
-            token_count=token_count,
-            late_s=data.max_lateness_seconds,
-        ),
+    asked = Submission(
+        org=principal.org,
+        project=principal.project,
+        channel=NAME,
+        class_=class_of(data),
+        delivery=data.delivery,
+        target=to_row(target),
+        content=to_row(content),
+        scheduled_for=data.scheduled_for if due is None else due.first.at,
+        ttl_s=data.ttl_seconds or NOW_OR_NEVER_S,
+        token_count=token_count,
+        late_s=data.max_lateness_seconds,
+        local_at=due.first.local if due is not None and due.own_zone else None,
     )
-    return requested(submitted)
+    if due is not None and due.calendar is not None:
+        return requested(await series.begin(kernel, asked, due.calendar, due.first))
+    return requested(await delivery.submit(kernel, asked))
 
 
 def requested(send: Send) -> Requested:
@@ -80,8 +88,20 @@ def requested(send: Send) -> Requested:
         status=send.status,
         token_count=send.token_count,
         scheduled_for=None if send.scheduled_for is None else iso(send.scheduled_for),
+        local_at=None if send.local_at is None else send.local_at.isoformat(),
+        schedule_id=send.schedule_id,
         created_at=iso(send.created_at),
     )
+
+
+async def _due(data: SendIn, now: datetime) -> Due | None:
+    """Raises ValidationFailed. In a thread: a hostile rule takes a moment to be found empty."""
+    if data.schedule is None:
+        return None
+    due = await asyncio.to_thread(due_of, data.schedule, now)
+    if not isinstance(due, Due):
+        raise ValidationFailed(due)
+    return due
 
 
 async def _references(

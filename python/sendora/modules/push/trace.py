@@ -41,7 +41,7 @@ async def trace(kernel: Kernel, org: OrgId, project: ProjectId, send_id: SendId,
     last = entries[-1]
     at = last.at or kernel.clock.now()
     person = last.user_id or await targets.person_of(kernel.db, org, project, recipient)
-    sending = await PushChannel().open(kernel, send)
+    sending = await PushChannel().open(kernel, send.as_due(last.own_at))
     caps = await history.caps_of(kernel, org, last.shard, person or str(recipient), at) if sending.capped else None
     async with kernel.db.acquire() as connection:
         row = await targets.row_of(connection, org, project, recipient)

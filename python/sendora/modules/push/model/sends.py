@@ -23,6 +23,7 @@ from sendora.modules.push.model.content import (
     data_errors,
     locale_errors,
 )
+from sendora.modules.push.model.schedules import ScheduleIn
 from sendora.modules.push.model.tokens import TOKEN_MAX, canonical, token_errors
 
 TARGETS_MAX: Final = 10_000
@@ -93,6 +94,7 @@ class SendIn(WireIn, frozen=True, kw_only=True):
     raw: Raw | None = None
     exclude_audience_ids: Annotated[list[UUID], Meta(max_length=EXCLUDED_MAX)] | None = None
     max_lateness_seconds: Annotated[int, Meta(ge=1, le=LATENESS_MAX_S)] | None = None
+    schedule: ScheduleIn | None = None
 
 
 class Content(Wire, frozen=True, kw_only=True):
@@ -132,6 +134,10 @@ class Requested(Wire, frozen=True, kw_only=True):
     status: str
     token_count: int | None
     scheduled_for: str | None
+    local_at: str | None
+    """Due when each recipient's own clock shows this; `scheduledFor` is when the first can be."""
+    schedule_id: UUID | None
+    """The schedule whose next occurrence this is."""
     created_at: str
 
 
@@ -160,6 +166,8 @@ class SendShown(Wire, frozen=True, kw_only=True):
     """Null in lists: a count is a walk over the ledger."""
     audience_as_of: str | None
     scheduled_for: str | None
+    local_at: str | None
+    schedule_id: UUID | None
     created_at: str
     closed_at: str | None
     title: str | None
@@ -253,6 +261,10 @@ def send_errors(send: SendIn, project: UUID, org: UUID, now: datetime) -> FieldE
         errors["scheduledFor"] = [f"Not before {EARLIEST.year}"]
     if send.scheduled_for is not None and send.scheduled_for - now > SCHEDULE_MAX:
         errors["scheduledFor"] = [f"At most {SCHEDULE_MAX.days} days ahead"]
+    if send.schedule is not None and send.scheduled_for is not None:
+        errors["schedule"] = ["Stands instead of scheduledFor"]
+    if send.schedule is not None and send.tokens is not None and (send.schedule.rrule or send.schedule.cron):
+        errors["tokens"] = ["Tokens change; what comes again goes to userIds or an audience"]
     if send.project_id not in (None, project):
         errors["projectId"] = ["Is not the project of this key"]
     if send.org_id not in (None, org):

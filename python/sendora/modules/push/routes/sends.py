@@ -64,7 +64,11 @@ class Stats(Wire, frozen=True, kw_only=True):
 async def send(kernel: Kernel, principal: Principal, data: SendIn) -> Requested:
     """To `userIds`, to an audience as it is when the send goes out, or to raw `tokens`: exactly one of them (B093,
     B094), less the people who are in one of `excludeAudienceIds` at that instant. What became of every recipient is
-    told by `/push/sends/{id}/reconciliation`."""
+    told by `/push/sends/{id}/reconciliation`.
+
+    `schedule` names a local time in a zone, or in each recipient's own: that of the device, else the org's default one,
+    else UTC. A time that has passed is now, for whomever it has. With `rrule` or `cron` it comes again, and the answer
+    is the next occurrence; `/push/schedules` has the series."""
     return await service.send(kernel, principal, data)
 
 
@@ -202,6 +206,8 @@ def _shown(send: Send, counted: Counts, opens: feedback.Opens, suppressed_reason
         counts=counted,
         audience_as_of=None if send.audience_as_of is None else iso(send.audience_as_of),
         scheduled_for=None if send.scheduled_for is None else iso(send.scheduled_for),
+        local_at=None if send.local_at is None else send.local_at.isoformat(),
+        schedule_id=send.schedule_id,
         created_at=iso(send.created_at),
         closed_at=None if send.closed_at is None else iso(send.closed_at),
         title=content.title,

@@ -29,15 +29,18 @@ async def count_users(db: Database | Connection, org: OrgId, project: ProjectId,
     return counted
 
 
-async def plan_users(connection: Connection, org: OrgId, project: ProjectId, users: Sequence[str]) -> int:
-    """How many of the users have no device."""
+async def plan_users(
+    connection: Connection, org: OrgId, project: ProjectId, users: Sequence[str], zone: str | None = None
+) -> int:
+    """How many of the users have no device. `zone`, here and below: where each has the send in their own zone, that of
+    devices of which none is known."""
     await _adopt(connection, org, project, list(users))
-    unreachable: int = await connection.fetchval(SQL.plan_users, org, project, list(users))
+    unreachable: int = await connection.fetchval(SQL.plan_users, org, project, list(users), zone)
     return unreachable
 
 
 @asynccontextmanager
-async def slices(kernel: Kernel, org: OrgId, project: ProjectId) -> AsyncIterator["Slices"]:
+async def slices(kernel: Kernel, org: OrgId, project: ProjectId, zone: str | None = None) -> AsyncIterator["Slices"]:
     """Open onto one snapshot of the devices: one that changes hands while the slices are planned is in one of them."""
     async with kernel.db.acquire() as connection:
         await _adopt(connection, org, project, None)
@@ -45,26 +48,27 @@ async def slices(kernel: Kernel, org: OrgId, project: ProjectId) -> AsyncIterato
             await connection.execute(SQL.make_slices)
             await connection.execute(SQL.fill_merged, org, project)
             await connection.execute(SQL.index_merged)
-            yield Slices(connection, org, project)
+            yield Slices(connection, org, project, zone)
 
 
 class Slices:
     """The members of an audience become devices, shard by shard."""
 
-    def __init__(self, connection: Connection, org: OrgId, project: ProjectId) -> None:
+    def __init__(self, connection: Connection, org: OrgId, project: ProjectId, zone: str | None) -> None:
         self.connection = connection
         """Whose snapshot it is: what else decides who is in a slice is read there too."""
         self._org = org
         self._project = project
+        self._zone = zone
 
     async def plan(self, planner: Connection, shard: int, members: bytes) -> int:
         """Write the devices of these members (of one shard) into the planner's table; how many members have none."""
         await self.connection.execute(SQL.clear_slice)
         await copy_in(self.connection, "audience_members", ["external_id"], members)
-        await self.connection.execute(SQL.fill_slice, self._org, self._project)
+        await self.connection.execute(SQL.fill_slice, self._org, self._project, self._zone)
         found: list[bytes] = []
         await copy_out(self.connection, SQL.targets_of_slice, shard, sink=found.append)
-        await copy_in(planner, "plan_targets", ["shard", "recipient"], b"".join(found))
+        await copy_in(planner, "plan_targets", ["shard", "recipient", "zone"], b"".join(found))
         unreachable: int = await self.connection.fetchval(SQL.unreachable_of_slice)
         return unreachable
 
@@ -96,7 +100,9 @@ async def _adopt(connection: Connection, org: OrgId, project: ProjectId, users: 
             return
 
 
-async def plan_tokens(connection: Connection, org: OrgId, project: ProjectId, tokens: Sequence[str]) -> int:
+async def plan_tokens(
+    connection: Connection, org: OrgId, project: ProjectId, tokens: Sequence[str], zone: str | None = None
+) -> int:
     """Plan raw tokens, whatever their state (B095); how many cannot be reached.
 
     A browser's endpoint that nobody registered has no keys to encrypt with, and a token of another project is not this
@@ -116,7 +122,7 @@ async def plan_tokens(connection: Connection, org: OrgId, project: ProjectId, to
             list(shards(project, [str(id_) for id_ in ids])),
             RAW,
         )
-    planned: int = await connection.fetchval(SQL.plan_tokens, org, project, list(tokens))
+    planned: int = await connection.fetchval(SQL.plan_tokens, org, project, list(tokens), zone)
     return len(tokens) - planned
 
 

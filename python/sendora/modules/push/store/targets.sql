@@ -53,7 +53,8 @@ UPDATE push_tokens t SET user_id = g.person, shard = g.shard
  WHERE t.org_id = $1 AND t.project_id = $2 AND t.id = g.id AND t.user_id = g.name;
 
 -- name: plan_users
--- Each user once, as whoever took them over; returns how many have no device.
+-- Each user once, as whoever took them over; returns how many have no device. $4: the zone of devices of which none is
+-- known, NULL where the send has one time for all.
 WITH RECURSIVE up AS (
     SELECT u.id AS name, u.id AS at, 0 AS depth FROM unnest($3::text[]) AS u (id)
     UNION ALL
@@ -68,13 +69,14 @@ WITH RECURSIVE up AS (
     SELECT d.person, p.external_id
       FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.owner
 ), found AS (
-    SELECT d.person, t.shard, t.id FROM down d
+    SELECT d.person, t.shard, t.id, t.timezone FROM down d
      CROSS JOIN LATERAL (
-         SELECT shard, id FROM push_tokens t
+         SELECT shard, id, timezone FROM push_tokens t
           WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active
          OFFSET 0) AS t
 ), written AS (
-    INSERT INTO plan_targets (shard, recipient) SELECT DISTINCT shard, id FROM found ON CONFLICT DO NOTHING
+    INSERT INTO plan_targets (shard, recipient, zone)
+    SELECT DISTINCT shard, id, CASE WHEN $4::text IS NOT NULL THEN coalesce(timezone, $4) END FROM found ON CONFLICT DO NOTHING
 )
 SELECT (SELECT count(*) FROM asked) - (SELECT count(DISTINCT person) FROM found);
 
@@ -101,7 +103,7 @@ SELECT count(DISTINCT t.id) FROM down d
 -- name: make_slices
 -- The tables of one plan's slices, on the connection whose snapshot they are read in. Who took over whom is worked out once.
 CREATE TEMPORARY TABLE audience_members (external_id text NOT NULL) ON COMMIT DROP;
-CREATE TEMPORARY TABLE slice_targets (recipient uuid, person text NOT NULL) ON COMMIT DROP;
+CREATE TEMPORARY TABLE slice_targets (recipient uuid, zone text, person text NOT NULL) ON COMMIT DROP;
 CREATE TEMPORARY TABLE slice_merged (person text NOT NULL, name text NOT NULL) ON COMMIT DROP;
 
 -- name: fill_merged
@@ -127,13 +129,13 @@ TRUNCATE audience_members, slice_targets;
 
 -- name: fill_slice
 -- The devices of each member, under every name that the member ever had; a row without one tells of who has none.
-INSERT INTO slice_targets (recipient, person)
-SELECT t.id, o.person
+INSERT INTO slice_targets (recipient, zone, person)
+SELECT t.id, CASE WHEN $3::text IS NOT NULL THEN coalesce(t.timezone, $3) END, o.person
   FROM (SELECT external_id AS person, external_id AS owner FROM audience_members
          UNION ALL
         SELECT g.person, g.name FROM audience_members m JOIN slice_merged g ON g.person = m.external_id) AS o
   LEFT JOIN LATERAL (
-      SELECT id FROM push_tokens t
+      SELECT id, timezone FROM push_tokens t
        WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = o.owner AND t.is_active
       OFFSET 0) AS t ON true;
 
@@ -154,7 +156,7 @@ SELECT count(*) FROM (SELECT FROM slice_targets GROUP BY person HAVING count(rec
 
 -- name: targets_of_slice
 -- A person's shard, not what stands at the device: whoever was just taken over has caps in one place all the same.
-SELECT $1::smallint, recipient FROM slice_targets WHERE recipient IS NOT NULL;
+SELECT $1::smallint, recipient, zone FROM slice_targets WHERE recipient IS NOT NULL;
 
 -- name: known_tokens
 SELECT token FROM push_tokens WHERE org_id = $1 AND token = ANY($2::text[]);
@@ -170,8 +172,8 @@ ON CONFLICT (org_id, token) DO NOTHING;
 
 -- name: plan_tokens
 WITH written AS (
-    INSERT INTO plan_targets (shard, recipient)
-    SELECT t.shard, t.id FROM push_tokens t
+    INSERT INTO plan_targets (shard, recipient, zone)
+    SELECT t.shard, t.id, CASE WHEN $4::text IS NOT NULL THEN coalesce(t.timezone, $4) END FROM push_tokens t
      WHERE t.org_id = $1 AND t.project_id = $2 AND t.token = ANY($3::text[])
     ON CONFLICT DO NOTHING
     RETURNING 1
