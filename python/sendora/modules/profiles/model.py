@@ -50,7 +50,7 @@ class Profile(Wire, frozen=True, kw_only=True):
     external_id: str
     email: str | None
     traits: dict[str, Any]
-    audience_memberships: list[Any] | UnsetType
+    audience_memberships: list[Any] | UnsetType = UNSET
     """As of now; not in lists, where each would be an evaluation of every audience."""
     lifecycle_stage: Lifecycle | None
     locale: str | None
