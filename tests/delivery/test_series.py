@@ -301,8 +301,9 @@ async def test_schedules_are_listed(floor: Floor) -> None:
             await series.end(floor.kernel, org, made[0].id, project=project, channel=channel)
 
 
-async def test_who_is_forgotten_is_named_by_no_send_to_come(floor: Floor) -> None:
+async def test_who_is_forgotten_is_named_by_no_send_to_come(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     """B069: a target names people until it is planned, a schedule for as long as it goes on."""
+    monkeypatch.setattr(people, "RECALL_MAX", 1)
     asked = floor.asked([])
     named = {"userIds": ["ada", "bob"]}
     calendar = Calendar(starts_at=local_now() + DAY, zone="UTC", rrule="FREQ=DAILY")
@@ -318,7 +319,8 @@ async def test_who_is_forgotten_is_named_by_no_send_to_come(floor: Floor) -> Non
         return n
 
     async def awaited(name: str) -> list[people.Awaited]:
-        return await people.awaited(floor.kernel, floor.org, floor.project, NAME, "userIds", [name])
+        named = people.awaited(floor.kernel, floor.org, floor.project, NAME, "userIds", [name])
+        return [one async for one in named]
 
     told = [(one.schedule_id, one.send_id, one.status, one.due_at) for one in await awaited("ada")]
     schedule = await find(floor, send.schedule_id)

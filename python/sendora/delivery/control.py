@@ -161,11 +161,13 @@ async def _open_again(connection: Connection, send: Send, shard: int, failed: Se
         count = counted[row["day"], row["state"], row["reason"], row["variant"]]
         count[0] += 1
         count[1] += row["repeated"]
+    # They have one time for all, the retry's, whoever's own it was before.
+    own_at = None
     number = await store.take_numbers(connection, send.org, send.id, shard, len(groups))
     await connection.executemany(
         store.SQL.insert_chunk,
         [
-            (send.org, send.id, shard, seq, send.class_, attempt, again, b"".join(ids), failed[0]["due_at"], None)
+            (send.org, send.id, shard, seq, send.class_, attempt, again, b"".join(ids), failed[0]["due_at"], own_at)
             for seq, ((attempt, again), ids) in enumerate(groups.items(), number)
         ],
     )

@@ -39,7 +39,7 @@ class Delivered(Wire, frozen=True, kw_only=True):
 
 
 class Awaited(Wire, frozen=True, kw_only=True):
-    """A schedule, or a send that is not planned, which names the person."""
+    """A schedule, or a send that was not planned, which names the person."""
 
     send_id: UUID | None
     schedule_id: UUID | None
@@ -111,11 +111,21 @@ async def is_quiet(kernel: Kernel, org: OrgId, project: ProjectId) -> bool:
 
 async def awaited(
     kernel: Kernel, org: OrgId, project: ProjectId, channel: str, named: str, values: Sequence[str]
-) -> list[Awaited]:
-    """What names the person and is still to come: schedules, and sends that are not planned. Arguments as of
-    `forget_target`."""
-    rows = await kernel.db.fetch(store.SQL.awaited_by_person, org, project, channel, named, list(values))
-    return [Awaited(**row) for row in rows]
+) -> AsyncIterator[Awaited]:
+    """What names the person beforehand: schedules, and sends that were not planned. Arguments as of `forget_target`."""
+    after = NIL
+    args = org, project, channel, named, list(values)
+    while rows := await kernel.db.fetch(store.SQL.awaited_by_person, *args, after, RECALL_MAX):
+        for row in rows:
+            yield Awaited(
+                send_id=row["send_id"],
+                schedule_id=row["schedule_id"],
+                status=row["status"],
+                content=row["content"],
+                due_at=row["due_at"],
+                created_at=row["created_at"],
+            )
+        after = rows[-1]["id"]
 
 
 async def recall(

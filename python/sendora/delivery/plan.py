@@ -12,9 +12,9 @@ one chunk a shard, committed at once: the first message does not wait for the la
 
 A send in the recipients' own zones is planned once, when its time comes where clocks are furthest ahead
 (`recurrence.EARLIEST`): whoever is in it then, with the zone that is known of them then. Its chunks are cut by due time
-as well. For whom the time has passed, because the call came after it, it is now, and the lifetime counts from the call;
-who moves to another zone after the plan keeps the time, and quiet hours are those of where they are then; who registers
-after it is not in this send.
+as well. For whom the time has passed, because the call came after it, it is now, and lifetime and lateness count from
+the call; who moves to another zone after the plan keeps the time, and quiet hours are those of where they are then; who
+registers after it is not in this send.
 """
 
 import asyncio

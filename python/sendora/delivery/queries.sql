@@ -65,7 +65,7 @@ UPDATE sends SET status = $1, log_position = greatest(log_position, $3)
  WHERE (org_id, id) IN (
      SELECT s.org_id, s.id FROM sends s WHERE s.status = 'scheduled' AND s.scheduled_for <= now()
         AND NOT EXISTS (SELECT FROM schedules c WHERE c.org_id = s.org_id AND c.id = s.schedule_id AND c.next_send = s.id
-                           AND c.status = 'active')
+                           AND c.status = 'active' OFFSET 0)
       ORDER BY s.scheduled_for LIMIT $2 FOR UPDATE OF s SKIP LOCKED)
    AND status = 'scheduled'
 RETURNING org_id, id;
@@ -643,14 +643,15 @@ UPDATE schedules s
  WHERE s.org_id = $1 AND s.id = found.id;
 
 -- name: awaited_by_person
-SELECT NULL::uuid AS send_id, id AS schedule_id, status, asked -> 'content' AS content,
+SELECT id, NULL::uuid AS send_id, id AS schedule_id, status, asked -> 'content' AS content,
        CASE WHEN status = 'active' THEN next_at END AS due_at, created_at
   FROM schedules
- WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND asked #> ARRAY['target', $4::text] ?| $5::text[]
+ WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND asked #> ARRAY['target', $4::text] ?| $5::text[] AND id > $6
 UNION ALL
-SELECT id, schedule_id, status, content, scheduled_for, created_at FROM sends
+SELECT id, id, schedule_id, status, content, scheduled_for, created_at FROM sends
  WHERE org_id = $1 AND project_id = $2 AND channel = $3 AND planned_at IS NULL AND target -> $4::text ?| $5::text[]
- ORDER BY created_at;
+   AND id > $6
+ ORDER BY id LIMIT $7;
 
 -- name: forget_words
 -- Sends that named people, are over, and have rows of nobody else. One that was never planned names nobody any more.

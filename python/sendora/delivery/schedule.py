@@ -27,6 +27,9 @@ POLL_S: Final = 30.0
 AWAY_S: Final = 1.0
 """How soon to look again when PostgreSQL is away: sends may be due."""
 
+TAKEN_S: Final = 0.1
+"""How soon to look again at what is due and in another scheduler's hands."""
+
 CLAIMS_MAX: Final = 100
 """Sends that are started in one transaction."""
 
@@ -70,7 +73,9 @@ class Scheduler:
                 raise
             self._kernel.log.warning("schedule.away", error=repr(error))
             return AWAY_S
-        return POLL_S if next_s is None else min(max(next_s, 0.0), POLL_S)
+        if next_s is None:
+            return POLL_S
+        return min(next_s, POLL_S) if next_s > 0 else TAKEN_S
 
 
 async def start_due(kernel: Kernel) -> int:

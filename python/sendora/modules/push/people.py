@@ -41,7 +41,7 @@ async def export(kernel: Kernel, org: OrgId, project: ProjectId, external_id: st
         for device in devices:
             yield {"device": msgspec.to_builtins(device)}
         for named, values in ((USER_IDS, [name]), (TOKENS, [device.token for device in devices])):
-            for awaited in await ledger.awaited(kernel, org, project, NAME, named, values):
+            async for awaited in ledger.awaited(kernel, org, project, NAME, named, values):
                 yield {"awaited": msgspec.to_builtins(awaited)}
         async for sent in ledger.recall(kernel, org, project, name, channel=NAME):
             yield {"delivery": msgspec.to_builtins(sent)}

@@ -67,8 +67,9 @@ async def send(kernel: Kernel, principal: Principal, data: SendIn) -> Requested:
     told by `/push/sends/{id}/reconciliation`.
 
     `schedule` names a local time in a zone, or in each recipient's own: that of the device, else the org's default one,
-    else UTC. A time that has passed is now, for whomever it has. With `rrule` or `cron` it comes again, and the answer
-    is the next occurrence; `/push/schedules` has the series."""
+    else UTC. A time that has passed is now, for whomever it has; `ttlSeconds` and `maxLatenessSeconds` count from each
+    recipient's own time. With `rrule` or `cron` it comes again, and the answer is the next occurrence;
+    `/push/schedules` has the series."""
     return await service.send(kernel, principal, data)
 
 
