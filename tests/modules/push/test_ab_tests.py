@@ -47,6 +47,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     recipient: UUID = msgspec.field(default_factory=uuid4)
     state: str = "accepted"
     ago: timedelta = LONG_AGO
+    delivered: bool = False
     opened_after: timedelta | None = None
     clicked_after: timedelta | None = None
 
@@ -94,6 +95,17 @@ async def ledger(db: Database, org: Org, send: UUID, rows: Sequence[Row], *, clo
             org.id, send, seq, [row.recipient for row in part], [row.user for row in part],
             [row.state for row in part], [row.variant for row in part], [row.ago for row in part],
         )  # fmt: skip
+    delivered = [row.recipient for row in rows if row.delivered]
+    await db.execute(
+        "INSERT INTO push_receipts (org_id, send_id, recipient, delivered_at)"
+        " SELECT $1, $2, recipient, now() FROM unnest($3::uuid[]) AS t (recipient)",
+        org.id, send, delivered,
+    )  # fmt: skip
+    await db.execute(
+        "INSERT INTO push_receipt_counts (org_id, send_id, project_id, n) VALUES ($1, $2, $3, $4)"
+        " ON CONFLICT (org_id, send_id) DO UPDATE SET n = push_receipt_counts.n + excluded.n",
+        org.id, send, org.project, len(delivered),
+    )  # fmt: skip
     opened = [row for row in rows if row.opened_after is not None]
     await db.execute(
         "INSERT INTO push_opens (org_id, send_id, recipient, opened_at, clicked_at)"
@@ -129,7 +141,7 @@ def counts(said: dict[str, Any], *fields: str) -> dict[str, tuple[int, ...]]:
 # -- whom it counts
 
 
-@pytest.mark.rule("B120", "C44")
+@pytest.mark.rule("B120", "C44", "C93")
 async def test_people_are_counted_and_not_devices(api: Api, db: Database, shop: Org, make: Make) -> None:
     """B120: a user with two devices in two sends is one person, of whom any device opens; a device without a user is
     its own. A row of a chunk that is not closed is not counted yet, nor is a row without a variant."""
@@ -141,10 +153,10 @@ async def test_people_are_counted_and_not_devices(api: Api, db: Database, shop: 
         shop,
         first,
         [
-            Row(variant="A", user="ada", recipient=phone),
+            Row(variant="A", user="ada", recipient=phone, delivered=True),
             Row(variant="A", user="ada", recipient=tablet, state="rejected"),
             Row(variant="B", user="bert", state="rejected"),
-            Row(variant="B"),
+            Row(variant="B", delivered=True),
             Row(variant="B"),
             Row(variant="A", user="late", state="deferred"),
             Row(variant="none", user="nora", state="suppressed"),
@@ -152,7 +164,7 @@ async def test_people_are_counted_and_not_devices(api: Api, db: Database, shop: 
         ],
     )
     again = [
-        Row(variant="A", user="ada", recipient=tablet, opened_after=SOON, clicked_after=SOON),
+        Row(variant="A", user="ada", recipient=tablet, opened_after=SOON, clicked_after=SOON, delivered=True),
         Row(variant="A", user="late", opened_after=timedelta(hours=30)),
         Row(variant="none", user="nora", state="suppressed"),
     ]
@@ -164,8 +176,8 @@ async def test_people_are_counted_and_not_devices(api: Api, db: Database, shop: 
 
     said = await stats(api, shop, test)
     assert counts(said, "assigned", "sent", "opened", "clicked", "delivered") == {
-        "A": (2, 2, 2, 1, 0),
-        "B": (3, 2, 0, 0, 0),
+        "A": (2, 2, 2, 1, 1),
+        "B": (3, 2, 0, 0, 1),
         "none": (1, 0, 0, 0, 0),
     }
     stranger = await make.org()

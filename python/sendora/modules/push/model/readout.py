@@ -32,10 +32,12 @@ FOLLOW_UP: Final = timedelta(hours=24)
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """People of one variant. `opened` and `clicked` at any time; the settled ones in time."""
+    """People of one variant. `delivered` by receipts alone (C93); `opened` and `clicked` at any time, the settled ones
+    in time."""
 
     assigned: int = 0
     sent: int = 0
+    delivered: int = 0
     opened: int = 0
     clicked: int = 0
     settled: int = 0
@@ -125,7 +127,7 @@ def _variant(one: Variant, seen: Mapping[str, Tally], control: str | None) -> Va
         holdout=one.holdout,
         assigned=tally.assigned,
         sent=tally.sent,
-        delivered=0,
+        delivered=tally.delivered,
         opened=tally.opened,
         clicked=tally.clicked,
         settled=tally.settled,

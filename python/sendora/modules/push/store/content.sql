@@ -74,7 +74,8 @@ RETURNING id;
 -- tried later was drawn already. Opens of the send as a whole belong to nobody, and are left out.
 WITH people AS (
     SELECT d.variant, coalesce(d.user_id, d.recipient::text) AS person,
-           min(d.at) FILTER (WHERE d.state = 'accepted') AS first_at, min(o.opened_at) AS opened_at,
+           min(d.at) FILTER (WHERE d.state = 'accepted') AS first_at, min(r.delivered_at) AS delivered_at,
+           min(o.opened_at) AS opened_at,
            min(o.clicked_at) AS clicked_at
       FROM sends s
       JOIN chunks c ON c.org_id = s.org_id AND c.send_id = s.id AND c.closed_at IS NOT NULL
@@ -86,11 +87,18 @@ WITH people AS (
           SELECT * FROM push_opens o
            WHERE o.org_id = d.org_id AND o.send_id = d.send_id AND o.recipient = d.recipient
           OFFSET 0) AS o ON d.state = 'accepted'
+      LEFT JOIN LATERAL (
+          SELECT n FROM push_receipt_counts k WHERE k.org_id = s.org_id AND k.send_id = s.id OFFSET 0) AS k ON true
+      LEFT JOIN LATERAL (
+          SELECT * FROM push_receipts r
+           WHERE r.org_id = d.org_id AND r.send_id = d.send_id AND r.recipient = d.recipient
+          OFFSET 0) AS r ON d.state = 'accepted' AND k.n > 0
      WHERE s.org_id = $1 AND s.project_id = $2 AND s.channel = 'push' AND s.content ->> 'abTestId' = $3
        AND d.variant IS NOT NULL
      GROUP BY d.variant, person
 )
-SELECT variant, count(*) AS assigned, count(first_at) AS sent, count(opened_at) AS opened,
+SELECT variant, count(*) AS assigned, count(first_at) AS sent, count(delivered_at) AS delivered,
+       count(opened_at) AS opened,
        count(clicked_at) AS clicked,
        count(*) FILTER (WHERE settled) AS settled,
        count(*) FILTER (WHERE settled AND opened_at <= first_at + $4::interval) AS settled_opened,
