@@ -25,6 +25,9 @@ async def test_a_file_of_the_browsers(kernel: Kernel, path: str) -> None:
         assert got.headers["cache-control"] == "public, max-age=3600"
         assert got.headers.get("service-worker-allowed") == ("/" if path == "/sdk/sw.js" else None)
         etag = got.headers["etag"]
+        head = await api.plain("HEAD", path)
+        assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", etag)
+        assert head.headers["content-length"] == str(len(got.content))
         for said in (etag, f'"other", W/{etag}', "*"):
             same = await api.plain("GET", path, [("if-none-match", said), origin])
             assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", etag)

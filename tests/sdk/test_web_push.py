@@ -1,264 +1,389 @@
-"""Web Push from end to end: a browser registers, the cluster sends, the worker shows, a click comes back.
+"""A browser subscribes, gets a push, shows it, is clicked: against the whole cluster, from a site on another origin.
 
-A headless browser has no push service. So its subscription is one that the simulator minted, the simulator takes and
-decrypts what the cluster sends, and the DevTools protocol hands the browser's worker the text that was encrypted.
+Headless Chromium has no push service. So the page's `PushManager.subscribe` gives out a subscription of the
+simulator's, whose log tells what was sent to it, decrypted; and that is handed to the page's worker as a push service
+would.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
 
-import msgspec
 import pytest
-from tests.chrome import Chrome, Refused, Target
 from tests.conftest import eventually
-from tests.sdk.conftest import Shop, Site
-from tests.world import Pushed, World
+from tests.sdk.browser import Refused, Tab
+from tests.sdk.site import Site
+from tests.world import LIMIT, POLL_S, World, cluster, settle
 
-from sendora.modules.push import webpush
-from sendora.modules.push.model.content import Action, Raw
-from sendora.modules.push.parts import Address, Parts
+from sendora.cluster import Cluster
+from sendora.kernel.pg import Database
+from sendora.modules import orgs
 
-SUBSCRIBED = """
-  window.subscriptions = given[0];
-  window.asked = [];
-  const current = () => window.subscriptions[0];
-  PushManager.prototype.subscribe = async (options) => (window.asked.push(options), window.live = made(options));
-  PushManager.prototype.getSubscription = async () => window.live ?? null;
-  const made = (options) => ({
-    endpoint: current().endpoint,
-    options,
-    toJSON: () => ({ ...current(), expirationTime: null }),
-    unsubscribe: async () => { window.live = null; return true; },
+PUSH_SERVICE = """
+(() => {
+  const key = (text) => Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
+  window.subscribed = [];
+  const subscription = (minted) => ({
+    endpoint: minted.endpoint,
+    toJSON: () => ({ ...minted, expirationTime: null }),
+    unsubscribe: async () => (localStorage.removeItem("minted"), true),
   });
-  window.rotate = () => { window.subscriptions.shift(); window.live = made(window.live.options); };
-  Notification.requestPermission = () => { window.prompted = true; };
+  PushManager.prototype.subscribe = async function (options) {
+    subscribed.push([options.userVisibleOnly, options.applicationServerKey.length]);
+    localStorage.setItem("minted", JSON.stringify(minted));
+    return subscription(minted);
+  };
+  PushManager.prototype.getSubscription = async () => {
+    const kept = localStorage.getItem("minted");
+    return kept && subscription(JSON.parse(kept));
+  };
+  Notification.requestPermission = () => { window.asked = true; return Promise.resolve("denied"); };
+  window.minted = %s;
+})();
 """
-"""A push service in the page: it hands out what the simulator minted."""
 
-ACTIONS = [Action(id="track", title="Track", url="/tracking/42"), Action(id="share", title="Share")]
+SHOWN = """
+const registration = await navigator.serviceWorker.getRegistration();
+return (await registration.getNotifications()).map(({ title, body, icon, image, data, actions }) =>
+  ({ title, body, icon, image, data, actions }));
+"""
 
+WATCH = """
+self.shown = 0;
+const show = ServiceWorkerRegistration.prototype.showNotification;
+ServiceWorkerRegistration.prototype.showNotification = async function (...given) {
+  await show.apply(this, given);
+  self.shown += 1;
+};
+self.opened = [];
+self.clients.openWindow = async (url) => { self.opened.push(url); return null; };
+"""
+"""What the worker does is counted: Chromium forgets a notification that is asked for before it is on the screen."""
 
-async def subscribed(shop: Shop, site: Site, world: World, browser: Chrome, *names: str) -> list[dict[str, Any]]:
-    """The page has permission and a push service; the subscriptions that it will hand out."""
-    minted = await world.cluster.ask_simulator("POST", "/_/mint", {"transport": "webpush", "tokens": list(names)})
-    subscriptions: list[dict[str, Any]] = minted["tokens"]
-    await shop.start()
-    await shop.run(SUBSCRIBED, subscriptions)
-    await browser.grant(shop.target, site.pages, "notifications")
-    return subscriptions
-
-
-async def deliver(shop: Shop, site: Site, text: str) -> None:
-    """Hands the worker of this page a push message."""
-    await shop.target.call("ServiceWorker.enable")
-
-    async def registered() -> str | None:
-        told = shop.target.told("ServiceWorker.workerRegistrationUpdated")
-        known = [one for said in told for one in said["registrations"] if one["scopeURL"] == f"{site.pages}/"]
-        return known[-1]["registrationId"] if known else None
-
-    id_ = await eventually(registered)
-    await shop.target.call("ServiceWorker.deliverPushMessage", origin=site.pages, registrationId=id_, data=text)
+CLICK = """
+const [notification] = await self.registration.getNotifications();
+self.dispatchEvent(new NotificationEvent("notificationclick", { notification, action: %s }));
+return self.opened.splice(0);
+"""
 
 
-async def shown(shop: Shop, title: str) -> dict[str, Any]:
-    """The notification with this title, once it is there."""
+@pytest.fixture(scope="module")
+async def running() -> AsyncIterator[Cluster]:
+    async with cluster("sdk") as started:
+        yield started
 
-    async def there() -> dict[str, Any]:
-        listed = await shop.run(
-            """const registration = await navigator.serviceWorker.ready;
-            return (await registration.getNotifications()).map(({ title, body, icon, image, data, actions }) =>
-              ({ title, body, icon, image, data, actions: actions.map(({ action, title }) => ({ action, title })) }))"""
+
+@pytest.fixture
+async def world(running: Cluster) -> AsyncIterator[World]:
+    async with settle(running) as settled:
+        yield settled
+    running.check()
+
+
+class Shop:
+    """A page of the site with the SDK of the cluster in it."""
+
+    def __init__(self, world: World, site: Site, tab: Tab) -> None:
+        self.world = world
+        self.site = site
+        self.tab = tab
+
+    async def open(self, options: str = "autoTrack: false", key: str | None = None) -> None:
+        await self.tab.go(f"{self.site.url}/shop")
+        await self.tab.run(
+            f"window.sdk = await import('{self.world.cluster.url}/sdk/sendora.js');"
+            f"window.sendora = sdk.init({{ publicKey: '{key or self.world.keys.public_key}', {options} }})"
         )
-        found = [one for one in listed if one["title"] == title]
-        assert len(found) == 1, listed
-        notification: dict[str, Any] = found[0]
-        return notification
 
-    return await eventually(there)
+    async def mint(self, name: str) -> dict[str, Any]:
+        """What the push service gives to whoever subscribes from the next page on."""
+        minted = await self.subscription(name)
+        await self.tab.before_pages(PUSH_SERVICE % json.dumps(minted))
+        return minted
+
+    async def subscription(self, name: str) -> dict[str, Any]:
+        asked = {"transport": "webpush", "tokens": [name]}
+        minted: dict[str, Any]
+        (minted,) = (await self.world.cluster.ask_simulator("POST", "/_/mint", asked))["tokens"]
+        return minted
+
+    async def allow(self) -> None:
+        """What the visitor has answered to the browser's question."""
+        await self.tab.grant(self.site.url, "notifications")
+
+    async def subscribe(self) -> dict[str, Any]:
+        device: dict[str, Any] = await self.tab.run("return sendora.webPush.subscribe('/sw.js')")
+        await self.tab.in_worker(WATCH)
+        return device
+
+    async def push(self, message: dict[str, Any] | str) -> list[dict[str, Any]]:
+        """What is on the screen once the worker has shown it."""
+        before = await self.tab.in_worker("return self.shown")
+        await self.tab.push(self.site.url, message if isinstance(message, str) else json.dumps(message))
+        await eventually(lambda: self._shown_after(before), 30, POLL_S)
+        shown: list[dict[str, Any]] = await self.tab.run(SHOWN)
+        return shown
+
+    async def _shown_after(self, before: int) -> bool:
+        return bool(await self.tab.in_worker("return self.shown") > before)
 
 
-async def click(worker: Target, action: str) -> str:
-    """Clicks the only notification; the URL that the worker opens. An event made by a script may not be waited for and
-    may open no window, so the worker hears of neither."""
-    opened: str = await worker.run(
-        """async (action) => {
-          const [notification] = await self.registration.getNotifications();
-          ExtendableEvent.prototype.waitUntil = () => {};
-          const opened = new Promise((resolve) => { self.clients.openWindow = async (url) => resolve(url); });
-          self.dispatchEvent(new NotificationEvent("notificationclick", { notification, action }));
-          return await opened;
-        }""",
-        action,
+@pytest.fixture
+async def shop(world: World, site: Site, tab: Tab) -> Shop:
+    site.worker = f"importScripts('{world.cluster.url}/sdk/sw.js');"
+    return Shop(world, site, tab)
+
+
+@pytest.mark.rule("B247", "B250", "B251", "B252", "B253", "C93")
+async def test_from_the_subscription_to_the_click(shop: Shop) -> None:
+    """B253: the worker at the path that the page names; B250: what it shows; B251, B252: what it tells after the click,
+    across origins; C93: the receipt."""
+    world, tab = shop.world, shop.tab
+    minted = await shop.mint("ok-shop")
+    await shop.allow()
+    await shop.open()
+    await tab.run("await sendora.identify('ada', { plan: 'pro' })")
+    device = await shop.subscribe()
+    assert (device["token"], device["userId"], device["isActive"]) == (minted["endpoint"], "ada", True)
+    assert await tab.run("return [subscribed, window.asked ?? null]") == [[[True, 65]], None]
+    scripts = await tab.run(
+        "return (await navigator.serviceWorker.getRegistrations()).map((one) => new URL(one.active.scriptURL).pathname)"
     )
-    return opened
+    assert scripts == ["/sw.js"]
 
+    data = {"url": "/orders/7"}
+    buttons = [
+        {"id": "track", "title": "Track", "url": "/orders/7/track", "icon": "square.and.arrow.up"},
+        {"id": "later", "title": "Later"},
+    ]
+    send = await world.sent(userIds=["ada"], title="Shipped", body="On its way", data=data, actions=buttons)
+    (pushed,) = await world.pushed(send)
+    assert (pushed.transport, pushed.title, pushed.body, pushed.status) == ("webpush", "Shipped", "On its way", 201)
+    ids = {"sendoraSendId": str(send), "sendoraDeliveryId": pushed.delivery_id}
+    assert pushed.send_id == str(send) and pushed.delivery_id is not None
 
-def plaintext(pushed: Pushed, data: Mapping[str, Any]) -> str:
-    """What the simulator decrypted, by the builder of the sender: its log keeps the words and the ids of it."""
-    assert pushed.send_id is not None and pushed.delivery_id is not None
-    parts = Parts(
-        send=UUID(pushed.send_id),
-        data=data,
-        actions=ACTIONS,
-        critical=None,
-        interruption=None,
-        silent=False,
-        collapse_id=None,
-        icon="/icon.png",
-        image=None,
-        raw=Raw(),
-        expires_at_s=0,
-        now_or_never=False,
-        urgent=True,
-    )
-    address = Address(
-        position=0,
-        recipient=UUID(pushed.delivery_id[32:]),
-        platform="web",
-        token=pushed.token,
-        subscription=None,
-        environment="production",
-        bundle_id=None,
-        user_id=None,
-        title=pushed.title or "",
-        body=pushed.body or "",
-        variant=None,
-    )
-    return webpush.plaintext(parts, address).decode()
-
-
-@pytest.mark.rule("B250", "B251", "B252", "B253", "C38", "C39")
-@pytest.mark.parametrize(("action", "opens"), [("", "/orders/42"), ("track", "/tracking/42"), ("share", "/orders/42")])
-async def test_a_push_from_the_call_to_the_click(
-    browser: Chrome, shop: Shop, site: Site, world: World, action: str, opens: str
-) -> None:
-    """A notification shows, its arrival is told, and the click is told from another origin and opens the right page."""
-    await subscribed(shop, site, world, browser, "ok-browser")
-    device = await shop.run("await sendora.identify('ada'); return await sendora.webPush.subscribe('/sw.js')")
-    assert (device["userId"], device["platform"], device["isActive"]) == ("ada", "web", True)
-    data = {"orderId": "ord_42", "url": "/orders/42"}
-    send = await world.sent(
-        userIds=["ada"],
-        title="Order shipped",
-        body="On its way",
-        data=data,
-        actions=msgspec.to_builtins(ACTIONS),
-        icon="/icon.png",
-    )
-    [pushed] = await world.pushed(send)
-    assert (pushed.title, pushed.body, pushed.send_id) == ("Order shipped", "On its way", str(send))
-    await deliver(shop, site, plaintext(pushed, data))
-
-    seen = await shown(shop, "Order shipped")
-    assert (seen["body"], seen["icon"]) == ("On its way", f"{site.pages}/icon.png")
-    assert seen["actions"] == [{"action": "track", "title": "Track"}, {"action": "share", "title": "Share"}]
-    stamped = {**data, "sendoraSendId": str(send), "sendoraDeliveryId": pushed.delivery_id}
-    assert {key: seen["data"][key] for key in stamped} == stamped
-    [receipt] = await eventually(lambda: site.to("/push/receipts"))
-    assert (receipt.body["sendId"], receipt.body["deliveryId"]) == (str(send), pushed.delivery_id)
-    assert UUID(receipt.body["eventId"]).version == 7
-    assert receipt.answer["data"]["accepted"] == 1
-
-    worker = await browser.worker(f"{site.pages}/sw.js")
-    assert await click(worker, action) == site.pages + opens
-    [opened] = await eventually(lambda: site.to("/push/track-open"))
-    assert opened.body == {"sendId": pushed.delivery_id, "clickAction": action or "body"}
-
-    async def told() -> bool:
-        [recipient] = await world.server.get(f"/push/sends/{send}/recipients")
-        assert recipient["deliveredAt"] and recipient["openedAt"], recipient
-        assert (recipient["clickedAt"] is not None) is (action != "")
-        return True
-
-    assert await eventually(told)
-
-
-@pytest.mark.rule("B247", "B253")
-async def test_nobody_is_asked_but_by_the_page(browser: Chrome, shop: Shop, site: Site, world: World) -> None:
-    """B247: without a permission nothing happens, and nothing prompts; B253: the worker stands at the path given."""
-    subscriptions = await subscribed(shop, site, world, browser, "ok-quiet")
-    await browser.call("Browser.resetPermissions", {"browserContextId": shop.target.context})
-    with pytest.raises(Refused, match="requestPermission"):
-        await shop.run("await sendora.webPush.subscribe('/sw.js')")
-    assert site.calls == []
-    assert await shop.run("return [window.prompted, (await navigator.serviceWorker.getRegistrations()).length]") == [
-        None,
-        0,
+    # The log has the texts and the ids of the message; data and buttons are what was asked for.
+    message = {
+        "title": pushed.title,
+        "body": pushed.body,
+        "icon": "/icon.png",
+        "image": "/image.png",
+        **ids,
+        "data": {**data, **ids},
+        "actions": [{**one, "action": one["id"]} for one in buttons],
+    }
+    (notification,) = await shop.push(message)
+    assert (notification["title"], notification["body"]) == ("Shipped", "On its way")
+    assert notification["icon"] == f"{shop.site.url}/icon.png"
+    assert notification["data"].items() >= {**data, **ids}.items()
+    assert [(one["action"], one["title"]) for one in notification["actions"]] == [
+        ("track", "Track"),
+        ("later", "Later"),
     ]
 
-    await browser.grant(shop.target, site.pages, "notifications")
-    device = await shop.run("return await sendora.webPush.subscribe('/sw.js')")
-    assert await shop.run("return (await navigator.serviceWorker.ready).active.scriptURL") == f"{site.pages}/sw.js"
-    assert await shop.run("return window.prompted") is None
-    [asked] = await shop.run(
-        "return asked.map((one) => [one.userVisibleOnly, btoa(String.fromCharCode(...one.applicationServerKey))])"
-    )
-    vapid = (await world.app.get("/push/vapid"))["publicKey"]
-    assert asked == [True, vapid.replace("-", "+").replace("_", "/") + "=" * (-len(vapid) % 4)]
-    [said] = site.to("/push/tokens")
-    anonymous = await shop.run("return sendora.anonymousId")
-    assert said.body == {
-        "platform": "web",
-        "userId": anonymous,
-        "locale": await shop.run("return navigator.language"),
-        "timezone": await shop.run("return Intl.DateTimeFormat().resolvedOptions().timeZone"),
-        "token": subscriptions[0]["endpoint"],
-        "subscription": subscriptions[0],
-    }
-    # Once more changes nothing.
-    again = await shop.run("return await sendora.webPush.subscribe('/sw.js')")
-    assert again["id"] == device["id"]
-    assert len(await shop.run("return asked")) == 1
+    async def recipient() -> dict[str, Any]:
+        (found,) = await world.server.get(f"/push/sends/{send}/recipients")
+        return dict(found)
+
+    async def delivered() -> dict[str, Any]:
+        found = await recipient()
+        assert found["deliveredAt"], found
+        return found
+
+    assert not (await eventually(delivered))["openedAt"]
+    assert await tab.in_worker(CLICK % '""') == [f"{shop.site.url}/orders/7"]
+
+    async def opened() -> dict[str, Any]:
+        found = await recipient()
+        assert found["openedAt"], found
+        return found
+
+    assert not (await eventually(opened))["clickedAt"]
+    assert not await tab.run(SHOWN), "a click closes it"
+
+    # A button: its own address, and its name.
+    await shop.push(message)
+    assert await tab.in_worker(CLICK % '"track"') == [f"{shop.site.url}/orders/7/track"]
+
+    async def clicked() -> dict[str, Any]:
+        found: dict[str, Any] = await world.server.get(f"/push/sends/{send}")
+        assert found["clickAction"] == "track", found
+        return found
+
+    assert (await eventually(clicked))["clickedAt"]
 
 
-@pytest.mark.rule("B086", "C36")
-async def test_a_device_follows_its_person(browser: Chrome, shop: Shop, site: Site, world: World) -> None:
-    """Nothing is sent to who has signed out; signing in brings the device back, to whoever it is."""
-    await subscribed(shop, site, world, browser, "ok-shared")
-    device = await shop.run("return await sendora.webPush.subscribe('/sw.js')")
+@pytest.mark.rule("B250", "B251")
+async def test_messages_that_are_not_as_usual(shop: Shop) -> None:
+    """A silent one shows nothing; without an address, or with one for apps alone, "/" opens; text that is no JSON is
+    shown as it is."""
+    tab, site = shop.tab, shop.site
+    home = f"{site.url}/"
+    await shop.mint("ok-odd")
+    await shop.allow()
+    await shop.open()
+    await shop.subscribe()
+    await tab.push(site.url, json.dumps({"silent": True, "data": {}}))
+    for message, title, opens in (
+        ({"title": "Bare"}, "Bare", home),
+        ({"title": "App", "data": {"url": "shop://orders/7"}}, "App", home),
+        ({"title": "Far", "data": {"url": "https://far.test/x"}}, "Far", "https://far.test/x"),
+        ("just text", "just text", home),
+    ):
+        # The silent one came before the first.
+        assert [one["title"] for one in await shop.push(message)] == [title]
+        assert await tab.in_worker(CLICK % '""') == [opens]
 
-    async def is_(user: str | None, active: bool) -> None:
-        known = (await world.devices())[device["id"]]
-        assert (known["userId"], known["isActive"]) == (user or known["userId"], active)
 
-    for user in ("ada", "ada", "bob"):
-        await shop.run("await sendora.identify(given[0])", user)
-        assert site.to("/push/tokens")[-1].body["reactivate"] is True
-        await is_(user, True)
-        await shop.run("await sendora.logout()")
-        await is_(user, False)
-    await shop.run("await sendora.identify('bob'); await sendora.webPush.unsubscribe()")
-    await is_("bob", False)
-    assert await shop.run("return window.live") is None
-    await shop.run("await sendora.identify('bob')")
-    await is_("bob", False)
+@pytest.mark.rule("B247")
+async def test_the_question_is_the_sites_to_ask(shop: Shop) -> None:
+    """B247: without a permission nothing is shown, asked, registered or sent."""
+    await shop.mint("ok-never")
+    await shop.open()
+    assert await shop.tab.run("return Notification.permission") != "granted"
+    with pytest.raises(Refused, match="requestPermission"):
+        await shop.subscribe()
+    assert await shop.tab.run("return [window.asked ?? null, subscribed]") == [None, []]
+    assert await shop.tab.run("return (await navigator.serviceWorker.getRegistrations()).length") == 0
+    assert await shop.world.devices() == {}
 
 
 @pytest.mark.rule("B257")
-async def test_a_new_subscription_takes_the_old_ones_place(
-    browser: Chrome, shop: Shop, site: Site, world: World
-) -> None:
-    """It is registered when the page opens, and nothing is deleted first."""
-    old, new = await subscribed(shop, site, world, browser, "ok-old", "ok-new")
-    await shop.run("await sendora.identify('ada'); await sendora.webPush.subscribe('/sw.js')")
-    await shop.run("rotate(); await sendora.webPush.renew()")
-    assert [one.body["token"] for one in site.to("/push/tokens")] == [old["endpoint"], new["endpoint"]]
-    assert not [one for one in site.calls if one.method == "DELETE"]
-    devices = (await world.devices()).values()
-    assert {(one["token"], one["userId"]) for one in devices} == {(old["endpoint"], "ada"), (new["endpoint"], "ada")}
+async def test_a_subscription_that_the_browser_replaces(shop: Shop) -> None:
+    """B257: the new one is registered, by the next page or by the worker; the old one is left to the next send."""
+    tab, world = shop.tab, shop.world
+    first = await shop.mint("ok-first")
+    await shop.allow()
+    await shop.open()
+    await tab.run("await sendora.identify('ada')")
+    old = await shop.subscribe()
 
+    second = await shop.mint("ok-second")
+    await tab.run("localStorage.removeItem('minted')")
+    await shop.open()
 
-@pytest.mark.rule("B251", "C39")
-async def test_a_page_tells_of_an_open_itself(shop: Shop, site: Site, world: World) -> None:
-    await world.device("ok-tab", "web", userId="ada")
-    send = await world.sent(userIds=["ada"])
-    await shop.start()
-    await shop.run("await sendora.push.trackOpen(given[0]); await sendora.push.trackOpen(given[0], 'save')", str(send))
-    assert [one.body for one in site.to("/push/track-open")] == [
-        {"sendId": str(send)},
-        {"sendId": str(send), "clickAction": "save"},
+    async def registered(endpoint: str) -> dict[str, Any]:
+        found = {device["token"]: device for device in (await world.devices()).values()}
+        assert endpoint in found, found
+        return found[endpoint]
+
+    assert (await eventually(lambda: registered(second["endpoint"])))["userId"] == "ada"
+    assert (await world.devices())[old["id"]]["isActive"] is True, "nothing was deleted"
+
+    third = await shop.mint("ok-third")
+    await tab.in_worker(
+        f"""
+        PushManager.prototype.subscribe = async (options) => {{
+          self.options = options;
+          return {{ toJSON: () => ({json.dumps({**third, "expirationTime": None})}) }};
+        }};
+        self.dispatchEvent(new ExtendableEvent("pushsubscriptionchange"));
+        """
+    )
+    assert (await eventually(lambda: registered(third["endpoint"])))["userId"] == "ada"
+    vapid = await world.app.get("/push/vapid")
+    assert await tab.in_worker("return [options.userVisibleOnly, options.applicationServerKey]") == [
+        True,
+        vapid["publicKey"],
     ]
-    with pytest.raises(Refused, match="not valid"):
-        await shop.run("await sendora.push.trackOpen('nonsense')")
+    assert sorted(one["token"] for one in (await world.devices()).values()) == sorted(
+        one["endpoint"] for one in (first, second, third)
+    )
+
+
+@pytest.mark.rule("C36")
+async def test_signing_out_and_in_again(shop: Shop) -> None:
+    """C36: out of service after the logout, in service again after the login, whoever it is; an anonymous visitor's
+    device becomes the user's."""
+    tab = shop.tab
+    await shop.mint("ok-shared")
+    await shop.allow()
+    await shop.open()
+    anonymous = await tab.run("return sendora.anonymousId")
+    id_ = (await shop.subscribe())["id"]
+
+    async def stands(user: str, active: bool) -> None:
+        device = (await shop.world.devices())[id_]
+        assert (device["userId"], device["isActive"]) == (user, active), device
+
+    await stands(anonymous, True)
+    await tab.run("await sendora.identify('ada'); await sendora.flush()")
+    await stands("ada", True)
+    await tab.run("await sendora.logout()")
+    await stands("ada", False)
+    # A subscription that the browser replaces meanwhile is nobody's: it must not bring back who has left.
+    await tab.in_worker(
+        f"""
+        let renewed;
+        const event = new ExtendableEvent("pushsubscriptionchange");
+        event.newSubscription = {{ toJSON: () => ({json.dumps(await shop.subscription("ok-replaced"))}) }};
+        event.waitUntil = (work) => {{ renewed = work; }};
+        self.dispatchEvent(event);
+        await renewed;
+        """
+    )
+    assert list(await shop.world.devices()) == [id_]
+    await shop.open()
+    await tab.run("await sendora.flush()")
+    await stands("ada", False)
+    await tab.run("await sendora.identify('ada'); await sendora.flush()")
+    await stands("ada", True)
+    # Retired by the server: the same user, who is still there, does not bring it back.
+    await shop.world.app.call("DELETE", f"/push/tokens/{id_}")
+    await tab.run("await sendora.identify('ada'); await sendora.flush()")
+    await stands("ada", False)
+    await tab.run("await sendora.identify('bob'); await sendora.flush()")
+    await stands("bob", True)
+
+    await tab.run("await sendora.webPush.unsubscribe(); await sendora.flush()")
+    await stands("bob", False)
+    await tab.run("await sendora.logout(); await sendora.identify('eve'); await sendora.flush()")
+    await stands("bob", False)
+    await shop.subscribe()
+    await stands("eve", True)
+
+
+@pytest.mark.rule("B051", "B056", "B057", "B252", "C27", "C28", "C29")
+async def test_what_the_server_keeps(shop: Shop) -> None:
+    """B051: what is tracked by itself counts like all else; B057: everything is of the key's project; B056, C27, C28,
+    C29: as it was said in the page."""
+    world, tab = shop.world, shop.tab
+    db = await Database.open(world.cluster.settings.postgres)
+    try:
+        other = await orgs.create_project(db, world.keys.org, "other")
+        minted = await orgs.create_key(db, world.keys.org, other, kind="pk", limit=LIMIT, plan="business")
+    finally:
+        await db.close()
+    await shop.open("")
+    await tab.run(
+        """
+        sendora.page("Checkout", { plan: "growth" });
+        await sendora.identify({ userId: "ada", email: "ada@example.com", traits: { email: "trait@example.com" } });
+        sendora.track("checkout_completed", { amount: 49.99 });
+        await sendora.flush();
+        """
+    )
+    await shop.open("autoTrack: false", minted.key)
+    await tab.run("sendora.track('elsewhere'); await sendora.flush()")
+
+    async def stored() -> list[tuple[Any, ...]]:
+        rows = await world.fetch(
+            "SELECT project_id, event_type, module FROM events WHERE org_id = $1 ORDER BY occurred_at, event_id",
+            world.keys.org,
+        )
+        assert len(rows) >= 6, rows
+        return [tuple(row) for row in rows]
+
+    kept = await eventually(stored)
+    mine = [(name, module) for project, name, module in kept if project == world.keys.project]
+    assert [name for name, _ in mine if name != "user.identified"] == [
+        "session.started",
+        "page.viewed",
+        "page_viewed",
+        "checkout_completed",
+    ]
+    assert {module for name, module in mine if name != "user.identified"} == {"analytics"}
+    assert [name for project, name, _ in kept if project == other] == ["elsewhere"]
+    assert (await world.server.get("/usage"))["eventsThisMonth"] == len(kept)
+    (ada,) = await eventually(lambda: world.server.get("/profiles?externalId=ada"))
+    assert (ada["email"], ada["traits"]) == ("ada@example.com", {"email": "trait@example.com"})

@@ -11,7 +11,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from litestar import Request, Response, get
+from litestar import HttpMethod, Request, Response, route
 
 SCRIPT: Final = "text/javascript"
 STYLE: Final = "text/css"
@@ -63,11 +63,14 @@ def _handler(path: str, asset: Asset) -> Any:
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {**HEADERS, **asset.headers, "etag": etag}
 
-    @get(path, include_in_schema=False, sync_to_thread=False)
+    @route(path, http_method=[HttpMethod.GET, HttpMethod.HEAD], include_in_schema=False, sync_to_thread=False)
     def read(request: Request[Any, Any, Any]) -> Response[bytes]:
         known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
         if etag in known or known == ["*"]:
             return Response(b"", status_code=304, headers=headers, media_type=asset.media_type)
+        if request.method == "HEAD":
+            told = {**headers, "content-length": str(len(content))}
+            return Response(b"", headers=told, media_type=asset.media_type)
         return Response(content, headers=headers, media_type=asset.media_type)
 
     return read

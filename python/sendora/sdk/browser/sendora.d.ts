@@ -1,29 +1,32 @@
-/** Sendora for web pages. See sendora.js. */
-
 export interface Options {
-  /** `pk_<environment>_...`; a secret key is refused. */
+  /** `pk_<environment>_...`. An `sk_` key is refused: it must never reach a browser. */
   publicKey: string;
-  /** Where the API is; by default where this module came from. */
-  baseUrl?: string;
-  /** Whether page views, sessions, clicks on own links and visibility are told by themselves; default true. */
+  /** Where the API is. Unless given, where this module was loaded from; a bundled copy must be told. */
+  apiUrl?: string;
+  /**
+   * Track without being asked: `page.viewed` (the first page, and every one that the history moves to),
+   * `session.started`, `link.clicked` (links within the site), `app.foregrounded` and `app.backgrounded`. They count as
+   * any event does. Default true; false turns nothing else off.
+   */
   autoTrack?: boolean;
-  /** As `autoTrack`. */
+  /** The same; `autoTrack` wins. */
   autotrack?: boolean;
+  /** Of your site; kept with the device. */
   appVersion?: string;
-  /** Hears of what was refused or given up; by default it is written to the console. */
-  onError?: (error: Error) => void;
 }
 
 export type Properties = Record<string, unknown>;
 
 export interface Identity {
+  /** The profile's `externalId`. */
   userId: string;
-  /** Sets the user's email; `traits.email` sets the trait. */
+  /** Sets `user.email`; `traits.email` is a trait. */
   email?: string;
+  /** Merged into the profile's. */
   traits?: Properties;
 }
 
-export interface Profile {
+export interface Identified {
   id: string;
   externalId: string;
 }
@@ -36,55 +39,74 @@ export interface Device {
   isActive: boolean;
 }
 
-export interface TrackOptions {
-  /** Default "analytics". */
-  module?: string;
-  timestamp?: Date | string | number;
+export interface Opened {
+  id: string;
+  clickAction: string | null;
+}
+
+/**
+ * `code` is the API's, or one of SECRET_KEY, PUBLIC_KEY_REQUIRED, UNSUPPORTED, PERMISSION_REQUIRED, WORKER_FAILED,
+ * UNREACHABLE.
+ */
+export class SendoraError extends Error {
+  readonly code: string;
+  /** Of the answer; 0 when there was none, undefined when nothing was asked. */
+  readonly status?: number;
 }
 
 export interface WebPush {
   /**
-   * Registers the worker at this path (default "/sw.js") and this browser as a device. Never prompts: throws
-   * PERMISSION_REQUIRED unless the page has been granted notifications. Null: the server will be told later.
+   * Register the worker at `path` (default `/sw.js`), subscribe, and register this browser as a device of the user.
+   * It never shows the browser's question: ask with `Notification.requestPermission()` first. Resolves to null when the
+   * registration waits in the queue.
    */
   subscribe(path?: string): Promise<Device | null>;
+  /** Take the device out of service, and give the subscription back to the browser. */
   unsubscribe(): Promise<void>;
-  /** Tells the server of a changed subscription; done by itself when a page opens and after identify(). */
-  renew(options?: { login?: boolean }): Promise<void>;
 }
 
+export interface Push {
+  /**
+   * A notification was opened; sw.js tells so by itself. `sendId`: `sendoraDeliveryId` or `sendoraSendId` of its data.
+   * `clickAction`: the id of the button; none for the notification itself.
+   */
+  trackOpen(sendId: string, clickAction?: string): Promise<Opened | null>;
+}
+
+/**
+ * Calls that return a promise resolve to the answer, reject with a SendoraError when the server refuses, and resolve to
+ * null when it cannot be reached for now: what was said is in the queue then and goes out later, also after a reload.
+ * (And when another tab has sent it, which alone has the answer.)
+ */
 export interface Sendora {
+  readonly webPush: WebPush;
+  readonly push: Push;
   readonly deviceId: string;
-  readonly sessionId: string;
+  /** Who the visitor is until `identify`; another one after `reset`. */
   readonly anonymousId: string;
   readonly userId: string | null;
-  readonly webPush: WebPush;
-  readonly push: {
-    /** `sendId`: of the payload's data, sendoraSendId or sendoraDeliveryId. */
-    trackOpen(sendId: string, clickAction?: string): Promise<void>;
-  };
-  /** Gives the event's id. */
-  track(eventType: string, properties?: Properties, options?: TrackOptions): string;
+  /** Ends when nothing has been tracked for 30 minutes. */
+  readonly sessionId: string;
+
+  /**
+   * Something has happened; returns the event's id. It is sent with others a moment later.
+   * Throws TypeError when it is no JSON, RangeError over 256 KiB. `module` is "analytics" unless given.
+   */
+  track(eventType: string, properties?: Properties, options?: { module?: string }): string;
+  /** A `page_viewed` event, with `name`, the address and the title among its properties. */
   page(name?: string, properties?: Properties): string;
-  /** Null when the server is out of reach: it is told later. */
-  identify(userId: string, traits?: Properties): Promise<Profile | null>;
-  identify(identity: Identity): Promise<Profile | null>;
+  page(properties: Properties): string;
+
+  /** Bind what this visitor has done, and does from now on, to a user. */
+  identify(userId: string, traits?: Properties): Promise<Identified | null>;
+  identify(identity: Identity): Promise<Identified | null>;
+  /** The user has signed out: this device gets no more pushes, and whoever comes next is somebody new. */
   reset(): Promise<void>;
   logout(): Promise<void>;
+
+  /** Send what waits; returns when it is sent, or has to wait longer (no network, or the server asked for a pause). */
   flush(): Promise<void>;
 }
 
-export class SendoraError extends Error {
-  readonly code: string;
-  /** 0: there was no answer. */
-  readonly status: number;
-  readonly details: Properties;
-  readonly requestId: string | null;
-  readonly retryAfterMs: number;
-  readonly transient: boolean;
-}
-
-/** Throws SendoraError PUBLIC_KEY_REQUIRED for anything but a public key. */
+/** The instance of a key: the same one, however often a page asks. Throws SendoraError for a key that is not public. */
 export function init(options: Options): Sendora;
-
-export function uuid7(): string;

@@ -1,650 +1,830 @@
-/**
- * Sendora for web pages: events, identity and Web Push. Without dependencies, as it stands here.
+/*
+ * Sendora for browsers: who somebody is, what they do, and where they can be reached. An ES module without
+ * dependencies; sendora.d.ts says what everything takes and gives.
  *
- *   import { init } from "https://sendora.example/sdk/sendora.js";
- *   const sendora = init({ publicKey: "pk_prod_..." });
+ *     import { init } from "https://sendora.example.com/sdk/sendora.js";
+ *     const sendora = init({ publicKey: "pk_prod_..." });
+ *     sendora.track("checkout_completed", { amount: 49.99 });
  *
- * What is said goes into a queue in localStorage first and leaves it when the server has answered, so that a closed tab
- * or a lost connection costs nothing. The tabs of an origin share the queue, and one of them at a time sends. Whatever
- * may be sent twice carries an event id, by which the server knows it again.
+ * Every call of the API is first an entry of the queue, which lies in localStorage: it survives a reload, all tabs of
+ * a site share it, and one of them sends at a time. An entry leaves the queue when the server has answered for it, so
+ * one may be sent twice; its eventId and timestamp stay the same, and the server counts it once.
  */
 
-/** What one request may hold. */
+const FLUSH_MS = 2_000;
+/** As many events are sent without waiting for the time to pass. */
+const FLUSH_AT = 50;
+
+/** What the server takes in one request, less the brackets around the events. */
 const BATCH_EVENTS = 1_000;
-const BATCH_BYTES = 1_048_576 - 1_024;
-const EVENT_BYTES = 262_144;
+const BATCH_BYTES = 1024 * 1024 - 64;
+const EVENT_BYTES = 256 * 1024;
+/** Browsers give 64 KiB to all requests together that outlive their page. */
+const KEEPALIVE_BYTES = 60 * 1024;
 
-/** Entries that wait at most; then the oldest goes, and `onError` hears of it. */
-const QUEUE_MAX = 1_000;
+/** An origin has 5 MiB of localStorage, which belongs to the site. When the queue is full the oldest entries go. */
+const QUEUE_ENTRIES = 2_000;
+const QUEUE_CHARACTERS = 1024 * 1024;
 
-/** Events wait so long for company, and no longer once there are so many. */
-const FLUSH_MS = 5_000;
-const FLUSH_AT = 100;
-
-/** Browsers let a page that goes away leave 64 KiB behind. */
-const PARTING_BYTES = 60_000;
-
+/** How often a request is repeated by itself. Then it waits for the next event, the next page, or the network. */
+const RETRIES = 3;
 const BACKOFF_MS = 1_000;
 const BACKOFF_MAX_MS = 60_000;
 const JITTER = 0.2;
-const RETRIES = 3;
-const TRANSIENT = [0, 429, 500, 502, 503, 504];
-const TIMEOUT_MS = 30_000;
-const TIMER_MAX_MS = 86_400_000;
+/** What a backoff never is. */
+const LONG_MS = BACKOFF_MAX_MS * (1 + JITTER);
+/** A longer Retry-After is taken for this. */
+const PAUSE_MAX_MS = 24 * 3_600_000;
+const REQUEST_MS = 30_000;
 
 const SESSION_IDLE_MS = 30 * 60_000;
 
-const QUEUE = "queue:";
-const encoder = new TextEncoder();
-const instances = new Map();
-
-/** What went wrong, in the server's words where it said any. `status` 0: there was no answer. */
 export class SendoraError extends Error {
-  constructor(code, message, { status = 0, details = {}, requestId = null, retryAfterMs = 0 } = {}) {
+  constructor(code, message, status) {
     super(message);
     this.name = "SendoraError";
-    Object.assign(this, { code, status, details, requestId, retryAfterMs });
-  }
-
-  get transient() {
-    return this.code === "NO_ANSWER" || (this.status > 0 && TRANSIENT.includes(this.status));
+    this.code = code;
+    this.status = status;
   }
 }
 
-/** The one client of this page for a key; asked for again, the same one. */
+const instances = new Map();
+
+/** The instance of a key: the same one, however often a page asks. */
 export function init(options) {
-  const { publicKey, baseUrl } = options;
-  if (typeof publicKey !== "string" || !publicKey.startsWith("pk_")) {
-    throw new SendoraError(
-      "PUBLIC_KEY_REQUIRED",
-      "A page takes a public key (pk_...). A secret key must stay on your servers: whoever can read the page could use it.",
-    );
+  const key = options?.publicKey;
+  if (typeof key === "string" && key.startsWith("sk_")) {
+    throw new SendoraError("SECRET_KEY", "A secret key must never reach a browser: revoke it, and use the pk_ key.");
   }
-  const api = new URL("/api/v1", baseUrl ?? import.meta.url).href;
-  const name = `${api} ${publicKey}`;
-  if (!instances.has(name)) instances.set(name, new Sendora(api, options));
-  return instances.get(name);
+  if (typeof key !== "string" || !/^pk_[\x21-\x7e]+$/.test(key)) {
+    throw new SendoraError("PUBLIC_KEY_REQUIRED", "init({ publicKey: 'pk_...' }) is required.");
+  }
+  let instance = instances.get(key);
+  if (!instance) {
+    instance = new Sendora(key, options);
+    instances.set(key, instance);
+  }
+  return instance;
 }
 
 class Sendora {
-  constructor(api, { publicKey, autoTrack, autotrack, appVersion, onError }) {
-    this.api = api;
-    this.publicKey = publicKey;
-    this.appVersion = appVersion;
-    this.autoTrack = autoTrack ?? autotrack ?? true;
-    this.onError = onError ?? ((error) => console.warn("sendora:", error));
-    this.store = new Store(`sendora:${publicKey}:`);
-    this.timer = null;
-    this.flushing = null;
-    this.failures = 0;
-    this.halted = null;
-    this.batchMax = BATCH_EVENTS;
-    this.parting = new Set();
-    this.awaited = new Map();
-    this.webPush = new WebPush(this);
+  #key;
+  #api;
+  #auto;
+  #store;
+  #queue;
+  #waiting = new Map();
+  #failures = 0;
+  #gaveUp = false;
+  #timer;
+  #sending;
+  #batchMax = BATCH_EVENTS;
+
+  constructor(key, { apiUrl = new URL(import.meta.url).origin, autoTrack, autotrack, appVersion }) {
+    this.#key = key;
+    this.#api = new URL(apiUrl).href.replace(/\/+$/, "");
+    this.#auto = autoTrack ?? autotrack ?? true;
+    this.#store = new Store(`sendora.${key}.`);
+    this.#queue = new Queue(this.#store);
+    this.webPush = new WebPush(this.#store, {
+      api: this.#api,
+      key,
+      ask: (method, path) => this.#ask(method, path),
+      deliver: (method, path, body) => this.#deliver(method, path, body),
+      withdraw: (path) => this.#withdraw(path),
+      about: () => ({
+        userId: this.userId ?? this.anonymousId,
+        known: this.userId !== null,
+        said: { ...here(), ...(appVersion === undefined ? {} : { appVersion: String(appVersion) }) },
+      }),
+    });
     this.push = { trackOpen: (sendId, clickAction) => this.#trackOpen(sendId, clickAction) };
-    this.#listen();
-    if (this.autoTrack) this.#watch();
-    if (this.#queued().length) this.#schedule(FLUSH_MS);
-    this.webPush.renew().catch(this.onError);
+
+    addEventListener("online", () => {
+      this.#gaveUp = false;
+      this.#send();
+    });
+    addEventListener("pagehide", () => this.#leave());
+    document.addEventListener("visibilitychange", () => document.hidden && this.#send());
+    if (this.#auto) {
+      this.#watch();
+    }
+    if (this.#queue.size) {
+      this.#schedule(0);
+    }
+    this.webPush.refresh().catch((error) => warn("the push subscription could not be renewed", error));
   }
 
   get deviceId() {
-    return this.#kept("deviceId");
+    return this.#kept("device");
   }
 
   get anonymousId() {
-    return this.#kept("anonymousId");
+    return this.#kept("anonymous");
   }
 
   get userId() {
-    return this.store.get("userId");
+    return this.#store.read("user");
   }
 
-  /** The session goes on while something happens; after half an hour of nothing the next event opens another. */
   get sessionId() {
-    const now = Date.now();
-    const open = this.store.get("session");
-    const goesOn = open !== null && now - open.at < SESSION_IDLE_MS;
-    const session = { id: goesOn ? open.id : uuid7(), at: now };
-    this.store.set("session", session);
-    if (!goesOn && this.autoTrack) this.track("session.started");
-    return session.id;
+    return this.#session();
   }
 
-  /** Says that something happened, and gives the event's id. It is sent with others, soon. */
-  track(eventType, properties = {}, { module = "analytics", timestamp } = {}) {
-    if (typeof eventType !== "string" || eventType === "") throw new TypeError("track() takes the name of the event");
-    const sessionId = this.sessionId;
+  track(eventType, properties, { module = "analytics" } = {}) {
+    if (typeof eventType !== "string" || !eventType) {
+      throw new TypeError("track(eventType, properties): eventType must be a text");
+    }
+    const sessionId = this.#session();
+    const userId = this.userId;
     const eventId = uuid7();
     const event = {
       eventType,
       module,
       properties,
       eventId,
-      timestamp: new Date(timestamp ?? Date.now()).toISOString(),
-      userId: this.userId ?? undefined,
-      anonymousId: this.anonymousId,
+      ...(userId === null ? { anonymousId: this.anonymousId } : { userId }),
       deviceId: this.deviceId,
       sessionId,
+      timestamp: new Date().toISOString(),
     };
-    const size = encoder.encode(JSON.stringify(event)).length;
-    if (size > EVENT_BYTES) {
-      this.onError(new SendoraError("EVENT_TOO_LARGE", `${eventType} has ${size} bytes, an event at most ${EVENT_BYTES}`));
-      return eventId;
+    if (bytes(JSON.stringify(event)) > EVENT_BYTES) {
+      throw new RangeError(`An event may have ${EVENT_BYTES} bytes`);
     }
-    this.#keep(eventId, { event });
-    if (this.#queued().length >= FLUSH_AT && this.failures === 0) this.flush();
-    else this.#schedule(FLUSH_MS);
+    this.#queue.add({ method: "POST", path: "/events/batch", body: event }, eventId);
+    if (this.#queue.size >= FLUSH_AT) {
+      this.#send();
+    } else {
+      this.#schedule(FLUSH_MS);
+    }
     return eventId;
   }
 
-  /** A page view, with the page's name where it has one. */
-  page(name, properties = {}) {
-    return this.track("page_viewed", { ...(name === undefined ? {} : { name }), ...place(), ...properties });
+  page(name, properties) {
+    const said = typeof name === "string" ? { name, ...properties } : { ...name };
+    return this.track("page_viewed", { ...place(), title: document.title, ...said });
   }
 
-  /**
-   * Who this is: identify("u_1", {plan: "pro"}) or identify({userId, email, traits}). What was done anonymously becomes
-   * this person's, and so does the device. Gives {id, externalId}, or null when the server is out of reach: then it is
-   * told later.
-   */
   async identify(who, traits) {
-    const said = typeof who === "string" ? { userId: who, traits } : { ...who };
-    if (typeof said.userId !== "string" || said.userId === "") throw new TypeError("identify() takes a userId");
-    // Somebody else at the same device: what the one did anonymously is not the other's.
-    if (this.userId !== null && this.userId !== said.userId) this.#forget();
-    const body = {
-      userId: said.userId,
+    const said = typeof who === "object" && who !== null ? who : { userId: who, traits };
+    const { userId } = said;
+    if (typeof userId !== "string" || !userId) {
+      throw new TypeError("identify(userId, traits) or identify({ userId, email, traits }): userId must be a text");
+    }
+    if (this.userId !== null && this.userId !== userId) {
+      // The anonymous id has become somebody else's.
+      this.#forget();
+    }
+    this.#store.write("user", userId);
+    const identified = this.#deliver("POST", "/identify", {
+      userId,
       email: said.email,
       traits: said.traits,
       anonymousId: this.anonymousId,
-      locale: navigator.language,
-      timezone: timezone(),
+      ...here(),
       eventId: uuid7(),
       timestamp: new Date().toISOString(),
-    };
-    this.store.set("userId", said.userId);
-    const profile = await this.deliver("POST", "/identify", body);
-    await this.webPush.renew({ login: true });
-    return profile;
+    });
+    this.webPush.signedIn();
+    return identified;
   }
 
-  /** Nobody is signed in any more: this browser gets no push until the next login, and a new anonymous identity. */
+  /** The user has signed out: this device gets no more pushes, and whoever comes next is somebody new. */
   async reset() {
-    // A registration that still waits would bring the device back to whoever has left.
-    for (const name of this.#queued()) if (this.store.get(name)?.path === "/push/tokens") this.store.remove(name);
+    this.webPush.signedOut();
     this.#forget();
-    await this.webPush.signOut();
+    await this.flush();
   }
 
-  /** As reset(). */
   logout() {
     return this.reset();
   }
 
-  /** Sends what waits. Resolves when it is sent, or has to wait longer; never rejects. */
-  flush() {
-    this.flushing ??= this.#alone(() => this.#drain())
-      .catch(this.onError)
-      .finally(() => {
-        this.flushing = null;
-        if (this.#queued().length && !this.halted) this.#schedule(FLUSH_MS);
-      });
-    return this.flushing;
+  async flush() {
+    do {
+      await this.#send();
+    } while (this.#queue.size && this.#mayGo());
   }
 
-  /** Puts a call into the queue and sends it in its turn; null when it has to wait. */
-  async deliver(method, path, body) {
-    if (this.halted) throw this.halted;
-    const name = uuid7();
-    const answered = new Promise((resolve, reject) => this.awaited.set(QUEUE + name, { resolve, reject }));
-    this.#keep(name, { method, path, body });
-    // Twice: a drain that was just about to end has not seen it.
-    const waited = this.flush().then(() => (this.awaited.has(QUEUE + name) && !this.failures ? this.flush() : null));
-    try {
-      return await Promise.race([answered, waited.then(() => null)]);
-    } finally {
-      this.awaited.delete(QUEUE + name);
-    }
+  #trackOpen(sendId, clickAction) {
+    return this.#deliver("POST", "/push/track-open", { sendId, clickAction });
   }
 
-  /** One call with its retries; gives `data`, or throws SendoraError. */
-  async call(method, path, body, init = {}) {
-    for (let n = 0; ; n++) {
-      try {
-        return await this.#once(method, path, body, init);
-      } catch (error) {
-        if (!error.transient || n >= RETRIES || error.retryAfterMs > BACKOFF_MAX_MS || !navigator.onLine) throw error;
-        await sleep(Math.max(error.retryAfterMs, backoff(n)));
-      }
-    }
-  }
-
-  async #once(method, path, body, init) {
-    let response;
-    try {
-      response = await fetch(this.api + path, {
-        method,
-        headers: { "x-api-key": this.publicKey, ...(body === undefined ? {} : { "content-type": "application/json" }) },
-        body: body === undefined || typeof body === "string" ? body : JSON.stringify(body),
-        credentials: "omit",
-        signal: AbortSignal.timeout(TIMEOUT_MS),
-        ...init,
-      });
-    } catch (error) {
-      throw new SendoraError("NO_ANSWER", `${method} ${path}: ${error.message}`);
-    }
-    const envelope = await response.json().catch(() => ({}));
-    if (response.ok) return envelope.data;
-    const { code = "UNKNOWN", message = response.statusText, details } = envelope.error ?? {};
-    throw new SendoraError(code, message, {
-      status: response.status,
-      details,
-      requestId: response.headers.get("x-request-id"),
-      retryAfterMs: Number(response.headers.get("retry-after") ?? 0) * 1_000 || 0,
-    });
-  }
-
-  async #trackOpen(sendId, clickAction) {
-    await this.deliver("POST", "/push/track-open", { sendId, clickAction });
-  }
-
-  // -- the queue
-
-  #queued() {
-    return this.store.names(QUEUE);
-  }
-
-  /** Names are UUIDv7, so the queue is in the order in which things were said. */
-  #keep(name, entry) {
-    const queued = this.#queued();
-    while (queued.length >= QUEUE_MAX) this.#drop(queued.shift());
-    while (!this.store.set(QUEUE + name, entry) && queued.length) this.#drop(queued.shift());
-  }
-
-  #drop(name) {
-    this.store.remove(name);
-    this.onError(new SendoraError("QUEUE_FULL", "The oldest of what waits was given up."));
-  }
-
-  #schedule(ms) {
-    if (this.timer !== null || this.halted) return;
-    this.timer = setTimeout(() => {
-      this.timer = null;
-      this.flush();
-    }, Math.min(ms, TIMER_MAX_MS));
-  }
-
-  /** Only in one tab at a time. Where there are no locks, two may send the same, which the server knows again. */
-  async #alone(work) {
-    if (!navigator.locks) return work();
-    return navigator.locks.request(this.store.prefix, { ifAvailable: true }, (lock) => (lock ? work() : undefined));
-  }
-
-  async #drain() {
-    for (;;) {
-      const names = this.#queued().filter((name) => !this.parting.has(name));
-      if (!names.length || this.halted) return;
-      const turn = this.#turn(names);
-      try {
-        const answer = await this.call(turn.method, turn.path, turn.body);
-        this.failures = 0;
-        this.#done(turn, answer);
-      } catch (error) {
-        if (!(error instanceof SendoraError)) throw error;
-        if (error.transient) {
-          this.failures += 1;
-          clearTimeout(this.timer);
-          this.timer = null;
-          this.#schedule(Math.max(error.retryAfterMs, backoff(RETRIES + this.failures)));
-          return;
-        }
-        if (error.status === 413 && turn.names.length > 1) {
-          this.batchMax = Math.ceil(turn.names.length / 2);
-          continue;
-        }
-        if (error.status === 401) {
-          // Nothing that this page could say would be heard. What waits is kept for a page with a better key.
-          this.halted = error;
-          this.onError(error);
-          for (const { reject } of this.awaited.values()) reject(error);
-          return;
-        }
-        this.#refused(turn, error);
-      }
-    }
-  }
-
-  /** What the next request says: a call, or all events until the next call, as far as they fit. */
-  #turn(names, bytesMax = BATCH_BYTES) {
-    const events = [];
-    let bytes = 0;
-    for (const name of names) {
-      const entry = this.store.get(name);
-      if (!entry?.event) {
-        if (!events.length) return { names: [name], ...entry, path: entry?.path ?? "/", method: entry?.method ?? "POST" };
-        break;
-      }
-      const text = JSON.stringify(entry.event);
-      bytes += encoder.encode(text).length + 1;
-      if (events.length && (events.length >= this.batchMax || bytes > bytesMax)) break;
-      events.push(text);
-    }
-    return {
-      names: names.slice(0, events.length),
-      method: "POST",
-      path: "/events/batch",
-      body: `{"events":[${events.join()}]}`,
-    };
-  }
-
-  #done(turn, answer) {
-    for (const name of turn.names) {
-      this.store.remove(name);
-      this.awaited.get(name)?.resolve(answer ?? null);
-    }
-    for (const { index, fieldErrors } of answer?.errors ?? []) {
-      this.onError(new SendoraError("VALIDATION_ERROR", `Event ${index} was refused`, { status: 200, details: { fieldErrors } }));
-    }
-  }
-
-  #refused(turn, error) {
-    for (const name of turn.names) {
-      this.store.remove(name);
-      this.awaited.get(name)?.reject(error);
-    }
-    if (!turn.names.some((name) => this.awaited.has(name))) this.onError(error);
-  }
-
-  /** The page may be gone in a moment. Events stay in the queue until they are answered: the next page would repeat them. */
-  #part() {
-    const names = this.#queued().filter((name) => !this.parting.has(name) && this.store.get(name)?.event);
-    if (!names.length || this.halted) return;
-    const turn = this.#turn(names, PARTING_BYTES);
-    if (encoder.encode(turn.body).length > PARTING_BYTES + 1_024) return;
-    turn.names.forEach((name) => this.parting.add(name));
-    this.#once(turn.method, turn.path, turn.body, { keepalive: true })
-      .then((answer) => this.#done(turn, answer))
-      .catch(() => this.#schedule(FLUSH_MS))
-      .finally(() => turn.names.forEach((name) => this.parting.delete(name)));
-  }
-
-  // -- the page
-
-  #listen() {
-    addEventListener("online", () => this.flush());
-    addEventListener("pagehide", () => this.#part());
-    document.addEventListener("visibilitychange", () => {
-      const hidden = document.visibilityState === "hidden";
-      if (this.autoTrack) this.track(hidden ? "app.backgrounded" : "app.foregrounded");
-      if (hidden) this.#part();
-    });
-  }
-
-  #watch() {
-    // Asked for before anything else is said, so that a new session opens with its own event.
-    void this.sessionId;
-    let seen = null;
-    const view = () => {
-      const now = location.pathname + location.search;
-      if (now === seen) return;
-      seen = now;
-      this.track("page.viewed", place());
-    };
-    view();
-    const pushState = history.pushState;
-    history.pushState = function (...given) {
-      pushState.apply(this, given);
-      view();
-    };
-    addEventListener("popstate", view);
-    addEventListener(
-      "click",
-      (event) => {
-        const link = event.composedPath().find((node) => node instanceof HTMLAnchorElement && node.href);
-        if (link && link.hostname === location.hostname) this.track("link.clicked", { url: bare(link.href) });
-      },
-      { capture: true },
-    );
-  }
-
-  // -- who this is
+  // Who and when
 
   #kept(name) {
-    const known = this.store.get(name);
-    if (known !== null) return known;
-    const made = uuid7();
-    this.store.set(name, made);
-    return made;
+    let id = this.#store.read(name);
+    if (id === null) {
+      id = uuid7();
+      this.#store.write(name, id);
+    }
+    return id;
+  }
+
+  #session() {
+    const now = Date.now();
+    const before = this.#store.read("session");
+    const goesOn = before !== null && now - before.at <= SESSION_IDLE_MS;
+    const id = goesOn ? before.id : uuid7();
+    this.#store.write("session", { id, at: now });
+    if (!goesOn && this.#auto) {
+      this.track("session.started");
+    }
+    return id;
   }
 
   #forget() {
-    for (const name of ["userId", "anonymousId", "session"]) this.store.remove(name);
+    for (const name of ["user", "anonymous", "session"]) {
+      this.#store.remove(name);
+    }
+  }
+
+  // What is tracked without being asked for
+
+  #watch() {
+    if (document.prerendering) {
+      // Nobody may ever see this page.
+      document.addEventListener("prerenderingchange", () => this.#watch(), { once: true });
+      return;
+    }
+    this.#session();
+    let shown = view();
+    this.track("page.viewed", { ...place(), referrer: document.referrer || undefined });
+    const moved = () => {
+      if (view() !== shown) {
+        shown = view();
+        this.track("page.viewed", place());
+      }
+    };
+    const pushState = history.pushState;
+    history.pushState = function (...given) {
+      pushState.apply(this, given);
+      moved();
+    };
+    addEventListener("popstate", moved);
+    document.addEventListener("visibilitychange", () => {
+      this.track(document.hidden ? "app.backgrounded" : "app.foregrounded");
+    });
+    const clicked = (event) => {
+      const link = event.composedPath().find((node) => node instanceof HTMLAnchorElement && node.href);
+      if (link && link.origin === location.origin) {
+        this.track("link.clicked", place(link));
+      }
+    };
+    // Before any listener of the page can stop it.
+    addEventListener("click", clicked, { capture: true });
+  }
+
+  // The queue, and what becomes of its entries
+
+  /** Resolves to the `data` of the answer; to null when the entry stays in the queue, or another tab has sent it. */
+  #deliver(method, path, body) {
+    const id = this.#queue.add({ method, path, body });
+    const answered = new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
+    this.#send();
+    return answered;
+  }
+
+  #withdraw(path) {
+    for (const { id, entry } of this.#queue.list()) {
+      if (entry.method === "POST" && entry.path === path) {
+        this.#queue.remove(id);
+        this.#settle(id, "resolve", null);
+      }
+    }
+  }
+
+  #schedule(ms) {
+    if (this.#timer === undefined) {
+      this.#timer = setTimeout(() => {
+        this.#timer = undefined;
+        this.#send();
+      }, Math.max(ms, this.#pause()));
+    }
+  }
+
+  /** Milliseconds until the server may be asked again: every tab and the next page keep to it. */
+  #pause() {
+    const left = (this.#store.read("resumeAt") ?? 0) - Date.now();
+    // Further off than anybody can have said: the clock was turned back.
+    return left > PAUSE_MAX_MS ? 0 : Math.max(left, 0);
+  }
+
+  #mayGo() {
+    return navigator.onLine !== false && this.#pause() === 0;
+  }
+
+  /** Sends what there is, one request after the other, until the queue is empty or has to wait. */
+  #send() {
+    this.#sending ??= this.#drain().finally(() => {
+      this.#sending = undefined;
+      if (this.#queue.size && this.#mayGo()) {
+        // Came in at the last moment.
+        this.#schedule(0);
+      }
+    });
+    return this.#sending;
+  }
+
+  async #drain() {
+    while (this.#mayGo() && (await alone(`sendora.${this.#key}`, () => this.#sendNext())));
+    const pause = this.#pause();
+    const offline = navigator.onLine === false;
+    for (const id of this.#waiting.keys()) {
+      // Nobody is kept waiting for what may take hours, or for the answer that another tab has got.
+      if (this.#gaveUp || offline || pause > LONG_MS || !this.#queue.has(id)) {
+        this.#settle(id, "resolve", null);
+      }
+    }
+    if (pause && this.#queue.size && !this.#gaveUp && !offline) {
+      this.#schedule(pause);
+    }
+  }
+
+  async #sendNext() {
+    const next = this.#next(BATCH_BYTES);
+    if (next === null) {
+      return false;
+    }
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    return this.#judge(next, await this.#request(next));
+  }
+
+  /** The first entry, and with an event all the events that come right after it. */
+  #next(bytesMax) {
+    const listed = this.#queue.list();
+    if (!listed.length) {
+      return null;
+    }
+    const [{ id, entry }] = listed;
+    const { method, path } = entry;
+    if (path !== "/events/batch") {
+      return { ids: [id], method, path, text: entry.body && JSON.stringify(entry.body) };
+    }
+    const ids = [];
+    const texts = [];
+    let size = 0;
+    for (const one of listed) {
+      if (one.entry.path !== path || ids.length >= this.#batchMax) {
+        break;
+      }
+      const text = JSON.stringify(one.entry.body);
+      size += bytes(text) + 1;
+      if (size > bytesMax && ids.length) {
+        break;
+      }
+      ids.push(one.id);
+      texts.push(text);
+    }
+    return { ids, method, path, text: `{"events":[${texts.join(",")}]}` };
+  }
+
+  /** Whether to go on with the queue. */
+  #judge(sent, answer) {
+    const { status, data, error } = answer;
+    if (status === 413 && sent.ids.length > 1) {
+      // More events than this key's bucket can ever hold.
+      this.#batchMax = Math.ceil(sent.ids.length / 2);
+      return true;
+    }
+    if (transient(status)) {
+      this.#failures += 1;
+      // After a 429 the server has said that it will take it.
+      this.#gaveUp = status !== 429 && this.#failures > RETRIES;
+      this.#store.write("resumeAt", Date.now() + Math.max(backoff(this.#failures), answer.retryAfterMs));
+      return false;
+    }
+    this.#failures = 0;
+    this.#gaveUp = false;
+    this.#store.remove("resumeAt");
+    for (const id of sent.ids) {
+      this.#queue.remove(id);
+    }
+    if (status < 300) {
+      if (data?.errors?.length) {
+        warn("the server refused some events", data.errors);
+      }
+      if (sent.method === "POST" && sent.path === "/push/tokens" && data?.id) {
+        this.webPush.registered(data.id);
+      }
+    } else {
+      warn(`the server refused ${sent.method} ${sent.path}`, error);
+    }
+    for (const id of sent.ids) {
+      if (status < 300) {
+        this.#settle(id, "resolve", data);
+      } else {
+        this.#settle(id, "reject", failure(status, error));
+      }
+    }
+    return true;
+  }
+
+  #settle(id, how, what) {
+    this.#waiting.get(id)?.[how](what);
+    this.#waiting.delete(id);
+  }
+
+  /** The page goes away: what fits into a request that outlives it, unless one is under way already. */
+  #leave() {
+    const next = this.#sending === undefined && this.#mayGo() ? this.#next(KEEPALIVE_BYTES) : null;
+    if (next !== null) {
+      this.#request(next).then((answer) => this.#judge(next, answer));
+    }
+  }
+
+  /** An answer in any case; status 0 when there was none. */
+  async #request({ method, path, text }) {
+    try {
+      const response = await fetch(`${this.#api}/api/v1${path}`, {
+        method,
+        headers: { "x-api-key": this.#key, ...(text === undefined ? {} : { "content-type": "application/json" }) },
+        body: text,
+        credentials: "omit",
+        keepalive: text === undefined || bytes(text) <= KEEPALIVE_BYTES,
+        signal: AbortSignal.timeout?.(REQUEST_MS),
+      });
+      const envelope = await response.json().catch(() => ({}));
+      return {
+        // Something else than the API answered, such as the sign-in page of a hotel.
+        status: response.ok && envelope.success !== true ? 0 : response.status,
+        data: envelope.data,
+        error: envelope.error,
+        retryAfterMs: retryAfterMs(response.headers.get("retry-after")),
+      };
+    } catch {
+      return { status: 0, retryAfterMs: 0 };
+    }
+  }
+
+  /** A question that somebody waits for; it does not lie in the queue. */
+  async #ask(method, path) {
+    for (let failures = 1; ; failures += 1) {
+      const { status, data, error, retryAfterMs } = await this.#request({ method, path });
+      if (status >= 200 && status < 300) {
+        return data;
+      }
+      const pause = Math.max(backoff(failures), retryAfterMs);
+      if (!transient(status) || failures > RETRIES || pause > LONG_MS) {
+        throw failure(status, error);
+      }
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    }
   }
 }
 
-/**
- * Push to this browser. The page asks for permission itself, when its reader expects it: nothing here ever prompts.
- *
- * The worker finds in IndexedDB, which it shares with the page, where to report and as whom.
- */
+/** The browser's push subscription, and the device that the server knows it as. */
 class WebPush {
-  constructor(sendora) {
-    this.sendora = sendora;
+  #store;
+  #home;
+
+  constructor(store, home) {
+    this.#store = store;
+    this.#home = home;
   }
 
-  get #known() {
-    return this.sendora.store.get("push");
-  }
-
-  /** Registers the worker at this path and this browser as a device; gives {id, token, isActive, ...} or null if later. */
   async subscribe(path = "/sw.js") {
-    if (!("serviceWorker" in navigator) || !("PushManager" in globalThis)) {
-      throw new SendoraError("PUSH_UNSUPPORTED", "This browser has no Web Push, or the page is not served over HTTPS.");
+    if (!("serviceWorker" in navigator) || !("PushManager" in globalThis) || !("Notification" in globalThis)) {
+      throw new SendoraError("UNSUPPORTED", "This browser has no web push here; on iOS the site must be installed.");
     }
     if (Notification.permission !== "granted") {
-      throw new SendoraError(
-        "PERMISSION_REQUIRED",
-        "Ask first: call Notification.requestPermission() when the user has clicked on something that says why.",
+      throw new SendoraError("PERMISSION_REQUIRED", "Ask with Notification.requestPermission() first.");
+    }
+    const script = new URL(path, location.href);
+    script.searchParams.set("sendoraApi", this.#home.api);
+    script.searchParams.set("sendoraKey", this.#home.key);
+    const registration = await navigator.serviceWorker.register(script, { updateViaCache: "none" });
+    await activated(registration);
+    const subscription = await this.#subscription(registration, await this.#serverKey());
+    return this.#register(subscription, registration.scope, { asked: true });
+  }
+
+  async unsubscribe() {
+    const state = this.#store.read("push");
+    if (state === null) {
+      return;
+    }
+    this.#leave(state, "unsubscribed");
+    const registration = await navigator.serviceWorker.getRegistration(state.scope);
+    await (await registration?.pushManager.getSubscription())?.unsubscribe();
+  }
+
+  /** At the start of a page: a subscription that the browser has replaced meanwhile, or another language. */
+  async refresh() {
+    const state = this.#store.read("push");
+    if (state === null || state.off || globalThis.Notification?.permission !== "granted") {
+      return;
+    }
+    const registration = await navigator.serviceWorker.getRegistration(state.scope);
+    if (!registration?.active) {
+      return;
+    }
+    const subscription =
+      (await registration.pushManager.getSubscription()) ??
+      (await this.#subscription(registration, await this.#serverKey()));
+    if (JSON.stringify(this.#body(subscription.toJSON())) !== JSON.stringify(state.body)) {
+      await this.#register(subscription, state.scope);
+    }
+  }
+
+  signedIn() {
+    const state = this.#store.read("push");
+    const who = this.#home.about().userId;
+    if (state !== null && state.off !== "unsubscribed" && (state.off || state.body.userId !== who)) {
+      this.#say(this.#body(state.body.subscription), state.scope, true).catch((error) =>
+        warn("the device could not be registered", error),
       );
     }
-    const registration = await navigator.serviceWorker.register(path);
-    const [{ publicKey }] = await Promise.all([this.sendora.call("GET", "/push/vapid"), active(registration)]);
-    const key = fromBase64url(publicKey);
-    let subscription = await registration.pushManager.getSubscription();
-    if (subscription && !equal(new Uint8Array(subscription.options.applicationServerKey ?? 0), key)) {
-      await subscription.unsubscribe();
-      subscription = null;
-    }
-    subscription ??= await registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: key });
-    return this.#register(registration, subscription);
   }
 
-  /** This browser gets no push any more. */
-  async unsubscribe() {
-    const subscription = await this.#subscription();
-    await this.signOut();
-    this.sendora.store.remove("push");
-    await subscription?.unsubscribe();
-  }
-
-  /** Tells the server of a subscription that has changed, or changed hands; a new one simply takes the old one's place. */
-  async renew({ login = false } = {}) {
-    const known = this.#known;
-    if (known === null) return;
-    const registration = await navigator.serviceWorker?.getRegistration(known.scope);
-    const subscription = await registration?.pushManager.getSubscription();
-    // After a logout only a login brings the device back.
-    if (subscription && (login || (known.id !== null && subscription.endpoint !== known.endpoint))) {
-      await this.#register(registration, subscription);
+  signedOut() {
+    const state = this.#store.read("push");
+    if (state !== null && !state.off) {
+      this.#leave(state, "signedOut");
     }
   }
 
-  /** The device stays subscribed and is not sent to. */
-  async signOut() {
-    const known = this.#known;
-    if (known === null || known.id === null) return;
-    this.sendora.store.set("push", { ...known, id: null });
-    await this.sendora.deliver("DELETE", `/push/tokens/${known.id}`).catch((error) => {
-      if (error.status !== 404) throw error;
+  /** The server's id of this device; it may come after the user has left. */
+  registered(id) {
+    const state = this.#store.read("push");
+    if (state === null) {
+      return;
+    }
+    if (state.off) {
+      this.#deactivate(id);
+    } else {
+      this.#store.write("push", { ...state, id });
+    }
+  }
+
+  #leave(state, off) {
+    this.#home.withdraw("/push/tokens");
+    if (state.id !== undefined && !state.off) {
+      this.#deactivate(state.id);
+    }
+    this.#store.write("push", { ...state, off });
+    remember(this.#home.key, null);
+  }
+
+  #deactivate(id) {
+    this.#home.deliver("DELETE", `/push/tokens/${id}`).catch((error) => {
+      warn("the device could not be signed out", error);
     });
   }
 
-  async #subscription() {
-    const registration = this.#known && (await navigator.serviceWorker?.getRegistration(this.#known.scope));
-    return registration?.pushManager.getSubscription();
+  async #serverKey() {
+    const { publicKey } = await this.#home.ask("GET", "/push/vapid");
+    const text = atob(publicKey.replaceAll("-", "+").replaceAll("_", "/"));
+    return Uint8Array.from(text, (character) => character.charCodeAt(0));
   }
 
-  async #register(registration, subscription) {
-    const { sendora } = this;
-    const { endpoint, keys } = subscription.toJSON();
-    const device = {
-      platform: "web",
-      userId: sendora.userId ?? sendora.anonymousId,
-      locale: navigator.language,
-      timezone: timezone(),
-      appVersion: sendora.appVersion,
-    };
-    await configure({ api: sendora.api, publicKey: sendora.publicKey, device });
-    const said = { ...device, token: endpoint, subscription: { endpoint, keys } };
-    // Whoever has just signed in wants this device back, whatever became of it when somebody signed out.
-    if (sendora.userId !== null) said.reactivate = true;
-    const known = { scope: registration.scope, endpoint, id: null };
-    sendora.store.set("push", known);
-    const token = await sendora.deliver("POST", "/push/tokens", said);
-    if (token) sendora.store.set("push", { ...known, id: token.id });
-    // Somebody signed out while the server was answering.
-    if (token && device.userId !== (sendora.userId ?? sendora.anonymousId)) await this.signOut();
-    return token;
+  async #subscription(registration, key) {
+    const before = await registration.pushManager.getSubscription();
+    const theirs = before?.options?.applicationServerKey;
+    if (before && (!theirs || String(new Uint8Array(theirs)) === String(key))) {
+      return before;
+    }
+    // A subscription is bound to the key that it was made with.
+    await before?.unsubscribe();
+    return registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: key });
+  }
+
+  /** A new address is simply registered: the old one goes when a send finds it dead. */
+  #register(subscription, scope, { asked = false } = {}) {
+    const state = this.#store.read("push");
+    const { userId, known } = this.#home.about();
+    const signedIn = known && (state === null || Boolean(state.off) || state.body.userId !== userId);
+    const again = asked && state?.off === "unsubscribed";
+    return this.#say(this.#body(subscription.toJSON()), scope, signedIn || again);
+  }
+
+  #body({ endpoint, keys }) {
+    const { userId, said } = this.#home.about();
+    const subscription = { endpoint, keys: { p256dh: keys.p256dh, auth: keys.auth } };
+    return { token: endpoint, platform: "web", userId, subscription, ...said };
+  }
+
+  #say(body, scope, reactivate) {
+    const state = this.#store.read("push");
+    const id = state?.body.token === body.token ? state.id : undefined;
+    this.#store.write("push", { scope, body, id });
+    remember(this.#home.key, body);
+    return this.#home.deliver("POST", "/push/tokens", reactivate ? { ...body, reactivate } : body);
   }
 }
 
-/** localStorage under a prefix; what it does not take (it is full, or forbidden) lives as long as the page. */
-class Store {
-  constructor(prefix) {
-    this.prefix = prefix;
-    this.memory = new Map();
-    try {
-      this.disk = globalThis.localStorage;
-    } catch {
-      this.disk = null;
+/** Entries in the order in which they came, each under a key of its own: tabs never overwrite each other's. */
+class Queue {
+  #store;
+  #characters = 0;
+  size = 0;
+
+  constructor(store) {
+    this.#store = store;
+    this.list();
+  }
+
+  list() {
+    const ids = this.#store.names("queue.").sort();
+    const listed = ids.map((name) => ({ id: name.slice("queue.".length), entry: this.#store.read(name) }));
+    this.size = listed.length;
+    this.#characters = ids.reduce((sum, name) => sum + this.#store.length(name), 0);
+    return listed.filter(({ entry }) => entry !== null);
+  }
+
+  add(entry, id = uuid7()) {
+    const text = JSON.stringify(entry);
+    if (this.size + 1 > QUEUE_ENTRIES || this.#characters + text.length > QUEUE_CHARACTERS) {
+      this.#makeRoom(text.length);
+    }
+    this.#store.write(`queue.${id}`, entry);
+    this.size += 1;
+    this.#characters += text.length;
+    return id;
+  }
+
+  has(id) {
+    return this.#store.length(`queue.${id}`) > 0;
+  }
+
+  remove(id) {
+    const name = `queue.${id}`;
+    const length = this.#store.length(name);
+    if (length) {
+      this.#store.remove(name);
+      this.size -= 1;
+      this.#characters -= length;
     }
   }
 
-  get(name) {
-    const text = this.memory.get(name) ?? this.disk?.getItem(this.prefix + name) ?? null;
+  #makeRoom(characters) {
+    // Other tabs have added and sent as well.
+    for (const { id } of this.list()) {
+      if (this.size < QUEUE_ENTRIES && this.#characters + characters <= QUEUE_CHARACTERS) {
+        return;
+      }
+      this.remove(id);
+    }
+  }
+}
+
+/** JSON under a prefix: in localStorage, and in memory what it does not take. */
+class Store {
+  #prefix;
+  #memory = new Map();
+
+  constructor(prefix) {
+    this.#prefix = prefix;
+  }
+
+  read(name) {
+    const text = this.#text(name);
     try {
-      return JSON.parse(text);
+      return text === null ? null : JSON.parse(text);
     } catch {
+      this.remove(name);
       return null;
     }
   }
 
-  /** False when it did not fit. */
-  set(name, value) {
+  write(name, value) {
     const text = JSON.stringify(value);
     try {
-      this.disk.setItem(this.prefix + name, text);
-      this.memory.delete(name);
-      return true;
+      localStorage.setItem(this.#prefix + name, text);
+      this.#memory.delete(name);
     } catch {
-      this.memory.set(name, text);
-      return this.disk === null;
+      // It is forbidden, or full.
+      this.#memory.set(name, text);
     }
   }
 
   remove(name) {
-    this.memory.delete(name);
-    this.disk?.removeItem(this.prefix + name);
+    this.#memory.delete(name);
+    quietly(() => localStorage.removeItem(this.#prefix + name));
+  }
+
+  length(name) {
+    return this.#text(name)?.length ?? 0;
   }
 
   names(start) {
-    const found = new Set([...this.memory.keys()].filter((name) => name.startsWith(start)));
-    const whole = this.prefix + start;
-    for (const key of Object.keys(this.disk ?? {})) if (key.startsWith(whole)) found.add(key.slice(this.prefix.length));
-    return [...found].sort();
+    const kept = quietly(() => Object.keys(localStorage)) ?? [];
+    const ours = kept.filter((name) => name.startsWith(this.#prefix)).map((name) => name.slice(this.#prefix.length));
+    return [...new Set([...ours, ...this.#memory.keys()])].filter((name) => name.startsWith(start));
+  }
+
+  #text(name) {
+    return this.#memory.get(name) ?? quietly(() => localStorage.getItem(this.#prefix + name)) ?? null;
   }
 }
 
-/** What the service worker reads; see sw.js. */
-function configure(config) {
+function quietly(act) {
+  try {
+    return act();
+  } catch {
+    return undefined;
+  }
+}
+
+function warn(...said) {
+  console.warn("sendora:", ...said);
+}
+
+function bytes(text) {
+  return new TextEncoder().encode(text).length;
+}
+
+/** One tab at a time, where the browser can say so; a second one would only send things twice. */
+function alone(name, act) {
+  return navigator.locks && self.origin !== "null" ? navigator.locks.request(name, act) : act();
+}
+
+function transient(status) {
+  return status === 0 || status === 408 || status === 429 || status >= 500;
+}
+
+function failure(status, error) {
+  return new SendoraError(error?.code ?? "UNREACHABLE", error?.message ?? "The server could not be reached.", status);
+}
+
+function backoff(failures) {
+  const steady = Math.min(BACKOFF_MS * 2 ** (failures - 1), BACKOFF_MAX_MS);
+  return steady * (1 - JITTER + 2 * JITTER * Math.random());
+}
+
+/** In seconds or as a date (RFC 9110 10.2.3). */
+function retryAfterMs(said) {
+  if (!said) {
+    return 0;
+  }
+  const ms = /^\d+$/.test(said) ? Number(said) * 1_000 : Date.parse(said) - Date.now();
+  return Math.min(Math.max(ms || 0, 0), PAUSE_MAX_MS);
+}
+
+/** The language and the time zone of this browser, where the server will know them. */
+function here() {
+  const locale = quietly(() => Intl.getCanonicalLocales(navigator.language)[0]);
+  const timezone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  return {
+    ...(locale && locale.length <= 35 ? { locale } : {}),
+    ...(timezone && timezone !== "Etc/Unknown" ? { timezone } : {}),
+  };
+}
+
+/** Without the fragment, which may hold what is nobody's business. */
+function place({ origin, pathname, search } = location) {
+  return { url: origin + pathname + search, path: pathname };
+}
+
+/** What makes a page another page; fragments do so only for routers that live in them. */
+function view() {
+  return location.pathname + location.search + (/^#!?\//.test(location.hash) ? location.hash : "");
+}
+
+function activated(registration) {
+  const worker = registration.installing ?? registration.waiting ?? registration.active;
   return new Promise((resolve, reject) => {
-    const opening = indexedDB.open("sendora", 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore("settings");
-    opening.onerror = () => reject(opening.error);
-    opening.onsuccess = () => {
-      const writing = opening.result.transaction("settings", "readwrite");
-      writing.objectStore("settings").put(config, "config");
-      writing.oncomplete = () => resolve(opening.result.close());
-      writing.onerror = () => reject(writing.error);
+    const look = () => {
+      if (registration.active) {
+        resolve();
+      } else if (worker.state === "redundant") {
+        reject(new SendoraError("WORKER_FAILED", "The service worker could not be installed."));
+      }
     };
+    worker.addEventListener("statechange", look);
+    look();
   });
 }
 
-function active(registration) {
-  if (registration.active) return Promise.resolve();
-  const worker = registration.installing ?? registration.waiting;
-  return new Promise((resolve, reject) => {
-    worker.addEventListener("statechange", () => {
-      if (worker.state === "activated") resolve();
-      if (worker.state === "redundant") reject(new SendoraError("WORKER_FAILED", "The service worker did not install."));
-    });
-  });
-}
-
-let lastMs = 0;
-let sequence = 0;
-
-/** UUIDv7, rising within a millisecond too: the queue is sorted by it. */
-export function uuid7() {
-  const now = Date.now();
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  if (now > lastMs) {
-    lastMs = now;
-    sequence = ((bytes[6] & 0x07) << 8) | bytes[7];
-  } else if (++sequence > 0xfff) {
-    lastMs += 1;
-    sequence = 0;
+/** Leaves the registration where the worker finds it: a subscription may be replaced while no page is open. */
+async function remember(key, body) {
+  try {
+    const cache = await caches.open("sendora");
+    const name = `/sendora-device?key=${key}`;
+    await (body === null ? cache.delete(name) : cache.put(name, new Response(JSON.stringify(body))));
+  } catch (error) {
+    warn("the worker will not know this device", error);
   }
-  for (let i = 0, rest = lastMs; i < 6; i++, rest = Math.floor(rest / 256)) bytes[5 - i] = rest % 256;
-  bytes[6] = 0x70 | (sequence >> 8);
-  bytes[7] = sequence & 0xff;
-  bytes[8] = 0x80 | (bytes[8] & 0x3f);
-  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
 
-/** Doubling from a second to a minute, give or take a fifth, so that not all come back at once. */
-function backoff(n) {
-  const jitter = 1 + JITTER * (2 * Math.random() - 1);
-  return Math.min(BACKOFF_MS * 2 ** Math.min(n, 16), BACKOFF_MAX_MS) * jitter;
-}
+let last = 0;
+let count = 0;
 
-function sleep(ms) {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-function timezone() {
-  return Intl.DateTimeFormat().resolvedOptions().timeZone;
-}
-
-/** Where the reader is. */
-function place() {
-  const from = document.referrer;
-  return { path: location.pathname, url: bare(location.href), title: document.title, ...(from ? { referrer: bare(from) } : {}) };
-}
-
-/** Without query and fragment: sign-in links carry secrets there. */
-function bare(href) {
-  const url = new URL(href);
-  return url.origin + url.pathname;
-}
-
-function fromBase64url(text) {
-  return Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (one) => one.charCodeAt(0));
-}
-
-function equal(one, other) {
-  return one.length === other.length && one.every((byte, index) => byte === other[index]);
+/** RFC 9562; those of one millisecond count up in the twelve bits after the version, so they sort as they came. */
+function uuid7() {
+  const now = Date.now();
+  if (now > last) {
+    last = now;
+    count = 0;
+  } else if (++count > 0xfff) {
+    last += 1;
+    count = 0;
+  }
+  const time = last.toString(16).padStart(12, "0");
+  const random = crypto.getRandomValues(new Uint8Array(8));
+  random[0] = (random[0] & 0x3f) | 0x80;
+  const rest = Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const counted = count.toString(16).padStart(3, "0");
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${counted}-${rest.slice(0, 4)}-${rest.slice(4)}`;
 }

@@ -1,23 +1,23 @@
-/**
- * Sendora's service worker: shows what is pushed, says that it arrived, and what was done with it.
+/*
+ * Sendora's service worker: shows what is pushed, and tells the server that it has arrived and that it was opened.
+ * A worker must come from the site itself, so the site's own /sw.js takes it over:
  *
- * Save one line as the file that you pass to webPush.subscribe(), at the root of your site:
+ *     importScripts("https://sendora.example.com/sdk/sw.js");
  *
- *   importScripts("https://sendora.example/sdk/sw.js");
- *
- * Where to report and as whom stands in IndexedDB (`sendora`, `settings`, `config`: {api, publicKey, device}), which
- * webPush.subscribe() writes: the URL of a worker is part of its identity, so nothing is passed by that.
+ * Where to tell it stands in the address that `webPush.subscribe("/sw.js")` registers the worker by
+ * (/sw.js?sendoraApi=...&sendoraKey=pk_...). The browser keeps that address with the registration and starts the worker
+ * by it, for a push that comes weeks later and with no page open; nothing has to be stored, or can be lost.
  */
-
 (() => {
   const RETRIES = 3;
   const BACKOFF_MS = 1_000;
-  const WAIT_MAX_MS = 10_000; // browsers end a worker that takes much longer
-  const TRANSIENT = [429, 500, 502, 503, 504];
-  const URLS = "sendoraActionUrls";
+  const JITTER = 0.2;
+  /** A worker that waits for longer is ended by the browser. */
+  const PAUSE_MAX_MS = 10_000;
 
-  self.addEventListener("install", () => self.skipWaiting());
-  self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+  const said = new URLSearchParams(self.location.search);
+  const api = said.get("sendoraApi");
+  const key = said.get("sendoraKey");
 
   self.addEventListener("push", (event) => {
     const payload = read(event.data);
@@ -25,110 +25,133 @@
   });
 
   self.addEventListener("notificationclick", (event) => {
-    const { action, notification } = event;
-    const data = notification.data ?? {};
-    notification.close();
-    event.waitUntil(Promise.all([trackOpen(data, action), open(data[URLS]?.[action] ?? data.url)]));
+    event.notification.close();
+    const data = event.notification.data ?? {};
+    const sendId = data.sendoraDeliveryId ?? data.sendoraSendId;
+    const opened = sendId && tell("/push/track-open", { sendId, clickAction: event.action || "body" });
+    const url = (event.action && data.sendoraUrls?.[event.action]) || data.url;
+    event.waitUntil(Promise.all([opened, self.clients.openWindow(page(url))]));
   });
 
-  self.addEventListener("pushsubscriptionchange", (event) => event.waitUntil(renew(event)));
+  /** The browser has replaced the subscription: the new one is registered as the old one was. */
+  self.addEventListener("pushsubscriptionchange", (event) => {
+    event.waitUntil(renew(event));
+  });
 
-  function read(message) {
+  function read(data) {
     try {
-      return message?.json() ?? {};
+      return data?.json() ?? {};
     } catch {
-      return { title: message.text() };
+      return { title: data.text() };
     }
   }
 
-  async function show({ title, body, icon, image, data, actions }) {
-    if (!title) return; // silent: it only wakes
-    const listed = actions ?? [];
-    // A notification keeps of an action what it shows, so the URLs travel in its data.
-    const urls = Object.fromEntries(listed.filter((one) => one.url).map((one) => [one.action, one.url]));
-    await self.registration.showNotification(title, {
+  async function show({ title, body, icon, image, data, actions, silent }) {
+    if (silent && title === undefined) {
+      // The browser may show a sentence of its own when a site does this often.
+      return;
+    }
+    const buttons = (actions ?? []).map((one) => ({
+      action: one.action ?? one.id,
+      title: one.title,
+      // A name of one of Apple's symbols is no address.
+      icon: /^(https?:\/)?\//.test(one.icon ?? "") ? one.icon : undefined,
+    }));
+    const links = (actions ?? []).filter((one) => one.url);
+    const sendoraUrls = Object.fromEntries(links.map((one) => [one.action ?? one.id, one.url]));
+    await self.registration.showNotification(title ?? "", {
       body,
       icon,
       image,
-      data: Object.keys(urls).length ? { ...data, [URLS]: urls } : data,
-      actions: listed.map(({ action, title, icon }) => ({ action, title, icon })),
+      // A notification does not keep the addresses of its buttons.
+      data: { ...data, sendoraUrls },
+      actions: buttons,
     });
   }
 
-  function receipt({ data }) {
-    if (!data?.sendoraSendId) return undefined;
-    return report("/push/receipts", {
-      sendId: data.sendoraSendId,
-      deliveryId: data.sendoraDeliveryId,
-      deliveredAt: new Date().toISOString(),
-      eventId: uuid7(),
-    });
-  }
-
-  /** The delivery's id stands for the send and says whose notification it was. */
-  function trackOpen(data, action) {
-    const sendId = data.sendoraDeliveryId ?? data.sendoraSendId;
-    return sendId ? report("/push/track-open", { sendId, clickAction: action || "body" }) : undefined;
-  }
-
-  async function open(target) {
-    let url = new URL("/", self.location.origin);
-    try {
-      const wanted = new URL(target || "/", self.location.origin);
-      if (wanted.protocol === "https:" || wanted.protocol === "http:") url = wanted;
-    } catch {
-      // Not a URL: the site itself.
+  async function receipt({ data, sendoraSendId, sendoraDeliveryId }) {
+    const sendId = sendoraSendId ?? data?.sendoraSendId;
+    const deliveryId = sendoraDeliveryId ?? data?.sendoraDeliveryId;
+    if (sendId) {
+      const deliveredAt = new Date().toISOString();
+      await tell("/push/receipts", { sendId, deliveryId, deliveredAt, eventId: uuid7() });
     }
-    await self.clients.openWindow(url.href);
   }
 
-  /** The browser has made another subscription: the new one takes the old one's place, which dies by itself. */
   async function renew(event) {
-    const { device } = (await config()) ?? {};
-    const subscription =
-      event.newSubscription ??
-      (event.oldSubscription && (await self.registration.pushManager.subscribe(event.oldSubscription.options)));
-    if (!device || !subscription) return;
+    const cache = await caches.open("sendora");
+    const name = `/sendora-device?key=${key}`;
+    const kept = await cache.match(name);
+    if (!kept) {
+      // Nobody is subscribed any more.
+      return;
+    }
+    const subscription = event.newSubscription ?? (await subscribe(event.oldSubscription));
     const { endpoint, keys } = subscription.toJSON();
-    await report("/push/tokens", { ...device, token: endpoint, subscription: { endpoint, keys } });
+    const body = { ...(await kept.json()), token: endpoint, subscription: { endpoint, keys } };
+    await cache.put(name, new Response(JSON.stringify(body)));
+    await tell("/push/tokens", body);
   }
 
-  async function report(path, body) {
-    const known = await config();
-    if (!known) return;
-    for (let n = 0; n <= RETRIES; n++) {
-      const response = await fetch(known.api + path, {
+  async function subscribe(before) {
+    // Not every browser says what there was before.
+    const applicationServerKey = before?.options.applicationServerKey ?? (await serverKey());
+    return self.registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey });
+  }
+
+  async function serverKey() {
+    const response = await fetch(`${api}/api/v1/push/vapid`, { headers: { "x-api-key": key }, credentials: "omit" });
+    return (await response.json()).data.publicKey;
+  }
+
+  /** An address that a browser can open: a link into an app, meant for phones, is none. */
+  function page(url) {
+    const home = `${self.location.origin}/`;
+    try {
+      const found = new URL(url || home, home);
+      return /^https?:$/.test(found.protocol) ? found.href : home;
+    } catch {
+      return home;
+    }
+  }
+
+  async function tell(path, body) {
+    if (!api || !key) {
+      return;
+    }
+    for (let failures = 0; failures <= RETRIES; failures += 1) {
+      const pause = await attempt(path, body);
+      if (pause === null) {
+        return;
+      }
+      const jitter = 1 - JITTER + 2 * JITTER * Math.random();
+      await new Promise((resolve) => {
+        setTimeout(resolve, Math.min(Math.max(BACKOFF_MS * 2 ** failures * jitter, pause), PAUSE_MAX_MS));
+      });
+    }
+  }
+
+  /** Null when the server has answered for it, else how long it wants to be left alone (milliseconds). */
+  async function attempt(path, body) {
+    try {
+      const response = await fetch(`${api}/api/v1${path}`, {
         method: "POST",
-        headers: { "x-api-key": known.publicKey, "content-type": "application/json" },
+        headers: { "x-api-key": key, "content-type": "application/json" },
         body: JSON.stringify(body),
         credentials: "omit",
         keepalive: true,
-      }).catch(() => null);
-      if (response !== null && !TRANSIENT.includes(response.status)) return;
-      const told = Number(response?.headers.get("retry-after") ?? 0) * 1_000 || 0;
-      const wait = Math.max(told, BACKOFF_MS * 2 ** n * (0.8 + 0.4 * Math.random()));
-      if (n === RETRIES || wait > WAIT_MAX_MS) return;
-      await new Promise((resolve) => setTimeout(resolve, wait));
+      });
+      if (response.status !== 429 && response.status < 500) {
+        return null;
+      }
+      return (Number(response.headers.get("retry-after")) || 0) * 1_000;
+    } catch {
+      return 0;
     }
   }
 
-  /** A worker says one thing at a time, so nothing need rise within a millisecond. */
   function uuid7() {
-    const at = Date.now().toString(16).padStart(12, "0");
-    return `${at.slice(0, 8)}-${at.slice(8)}-7${crypto.randomUUID().slice(15)}`;
-  }
-
-  function config() {
-    return new Promise((resolve) => {
-      const opening = indexedDB.open("sendora", 1);
-      opening.onupgradeneeded = () => opening.result.createObjectStore("settings");
-      opening.onerror = () => resolve(null);
-      opening.onsuccess = () => {
-        const reading = opening.result.transaction("settings").objectStore("settings").get("config");
-        reading.onsuccess = () => resolve(reading.result ?? null);
-        reading.onerror = () => resolve(null);
-        reading.transaction.oncomplete = () => opening.result.close();
-      };
-    });
+    const time = Date.now().toString(16).padStart(12, "0");
+    return `${time.slice(0, 8)}-${time.slice(8)}-7${crypto.randomUUID().slice(15)}`;
   }
 })();
