@@ -54,7 +54,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     project: ProjectId
     channel: str
     status: str
-    """active | ended (its rule has no occurrence left) | cancelled"""
+    """active | ended (no occurrence is left, or nobody whom it is for) | cancelled"""
     asked: Submission
     """What every occurrence submits."""
     calendar: Calendar
