@@ -14,7 +14,7 @@ breaks it.
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -33,6 +33,8 @@ from sendora.modules import orgs
 LIMIT = orgs.RateLimit(per_second=50_000, burst=100_000)
 
 CLOSED = ("sent", "failed", "suppressed", "cancelled")
+
+TRIES = 10
 
 POLL_S = 0.05
 """Between two questions to the API: the cluster that is asked shares two cores with whoever asks."""
@@ -175,8 +177,14 @@ class World:
             await connection.close()
 
     async def bring_forward(self, send: UUID) -> None:
-        """Whoever waits in the queue is due now: hours of waiting are moved, not slept."""
-        await self.fetch("UPDATE chunks SET due_at = now() WHERE send_id = $1 AND closed_at IS NULL", send)
+        """Whoever waits in the queue is due now: hours of waiting are moved, not slept. Workers lock chunks in the
+        order of what they record, so that it may take more than one try."""
+        sql = "UPDATE chunks SET due_at = now() WHERE send_id = $1 AND closed_at IS NULL"
+        for _ in range(TRIES):
+            with suppress(asyncpg.DeadlockDetectedError):
+                await self.fetch(sql, send)
+                return
+        raise AssertionError("deadlocks all the time")
 
 
 @asynccontextmanager
