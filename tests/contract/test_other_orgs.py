@@ -48,7 +48,10 @@ async def things(api: Api, make: Make, org: Org) -> dict[str, str]:
     test = {"name": WORD, "status": "active", "variants": [{"key": WORD, "weight": 100}]}
     fence = {"name": WORD, "latitude": 1, "longitude": 1, "radiusMeters": 100, "triggers": ["enter"]}
     activity = {"userId": f"{WORD}-ada", "activityType": WORD, "externalId": WORD, "pushToken": "cd" * 32}
+    weekly = {"at": "2026-01-05T09:00:00", "zone": "UTC", "rrule": "FREQ=WEEKLY"}
+    said = {"userIds": [f"{WORD}-ada"], **content, "schedule": weekly}
     return {
+        "schedule_id": (await api.post("/push/send", said, key=org.sk)).data["scheduleId"],
         "audience_id": listed,
         "user_id": f"{WORD}-ada",
         "profile_id": profile["id"],

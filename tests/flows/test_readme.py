@@ -44,7 +44,9 @@ async def test_the_api_commands_of_the_readme(tmp_path_factory: object) -> None:
         answers = [json.loads(line) for line in out.decode().splitlines() if line.startswith("{")]
         assert len(answers) >= 5
         assert all(answer["success"] for answer in answers), answers
-        reconciliation = answers[-1]["data"]
+        reconciliation, trace, why_not = (answer["data"] for answer in answers[-3:])
+        assert (trace["state"], trace["reproduced"]) == ("accepted", True)
+        assert (why_not["member"], why_not["reason"]) == (True, None)
         assert (reconciliation["targeted"], reconciliation["accepted"], reconciliation["open"]) == (1, 1, 0)
         log = (folder / "simulator" / "requests.jsonl").read_text()
         assert '"Hello Ada"' in log, "the simulator took the rendered push"

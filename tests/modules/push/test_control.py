@@ -39,7 +39,7 @@ async def test_steps_and_refusals(api: Api, org: Org) -> None:
     assert (resumed.status, resumed.data["status"]) == (200, "sending")
     stopped = await api.post(f"/push/sends/{send}/stop", key=org.sk)
     assert (stopped.status, stopped.data["status"]) == (200, "sending")
-    for step, reason in (("pause", "stopping"), ("resume", "stopping"), ("retry-failed", "nothing_to_retry")):
+    for step, reason in (("pause", "stopping"), ("resume", "stopping"), ("retry-failed", "stopping")):
         refused = await api.post(f"/push/sends/{send}/{step}", key=org.sk)
         assert (refused.status, refused.details["reason"]) == (409, reason)
     later = await asked(api, org, scheduledFor="2027-01-01T00:00:00Z")
