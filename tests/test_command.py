@@ -45,6 +45,18 @@ def test_openapi_needs_no_server_and_no_settings() -> None:
     assert document["info"]["version"] == "1.2.0"
 
 
+def test_a_reader_that_has_seen_enough_is_no_trouble() -> None:
+    """As `sendora openapi | head` is one: PostgreSQL has nothing to do with it."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "sendora", "openapi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as told:
+        assert told.stdout is not None
+        assert told.stderr is not None
+        told.stdout.close()
+        assert told.stderr.read() == ""
+    assert told.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables", "said"),
     [

@@ -8,6 +8,7 @@ is reported by its variable's name, before anything is opened. Imports are insid
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -313,6 +314,10 @@ def main() -> None:
         app()
     except ConfigError as error:
         raise SystemExit(f"sendora: {error}") from None
+    except BrokenPipeError:
+        # Whoever read has seen enough (`| head`); what is still buffered must not be tried anew at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except Exception as error:
         from sendora.kernel.life import trouble_of
 

@@ -21,8 +21,10 @@ from sendora.modules.push.lifecycle import (
     INVALIDATED,
     OPENED,
     OUTCOMES,
+    Delivered,
     DeliveredMany,
     Invalidated,
+    Opened,
     OpenedMany,
 )
 
@@ -108,40 +110,26 @@ def _outcomes(_: str, data: bytes) -> list[Event]:
 
 def _opens(subject: str, data: bytes) -> list[Event]:
     said = msgspec.json.decode(data, type=OpenedMany)
-    type_ = subject.removeprefix("lifecycle.")
-    return [
-        Event(
-            id=f"{type_}.{one.send}.{one.recipient}",
-            type=type_,
-            org=said.org,
-            project=said.project,
-            user_id=one.user_id,
-            at=one.at,
-            properties={
-                "sendId": str(one.send),
-                "recipientId": _text(one.recipient),
-                "clickAction": one.click_action,
-            },
-        )
-        for one in said.opens
-    ]
+    return [_reported(subject, said, one, clickAction=one.click_action) for one in said.opens]
 
 
 def _delivered(subject: str, data: bytes) -> list[Event]:
     said = msgspec.json.decode(data, type=DeliveredMany)
+    return [_reported(subject, said, one) for one in said.receipts]
+
+
+def _reported(subject: str, said: OpenedMany | DeliveredMany, one: Opened | Delivered, **more: str | None) -> Event:
+    """What a device told of one recipient."""
     type_ = subject.removeprefix("lifecycle.")
-    return [
-        Event(
-            id=f"{type_}.{one.send}.{one.recipient}",
-            type=type_,
-            org=said.org,
-            project=said.project,
-            user_id=one.user_id,
-            at=one.at,
-            properties={"sendId": str(one.send), "recipientId": _text(one.recipient)},
-        )
-        for one in said.receipts
-    ]
+    return Event(
+        id=f"{type_}.{one.send}.{one.recipient}",
+        type=type_,
+        org=said.org,
+        project=said.project,
+        user_id=one.user_id,
+        at=one.at,
+        properties={"sendId": str(one.send), "recipientId": _text(one.recipient), **more},
+    )
 
 
 def _invalidated(subject: str, data: bytes) -> list[Event]:
