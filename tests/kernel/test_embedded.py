@@ -15,6 +15,7 @@ import nats
 import pytest
 from tests.conftest import eventually
 
+from sendora.kernel import embedded as embedded_servers
 from sendora.kernel.config import load, master_key
 from sendora.kernel.embedded import NAMES, Embedded, EmbeddedError, Name
 
@@ -129,6 +130,22 @@ def test_a_long_path_gets_its_sockets_elsewhere(server_folder: Path) -> None:
     assert sockets.is_dir()
     own.stop()
     assert not sockets.exists()
+
+
+async def test_a_wheel_behind_a_closed_door(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a clone that root made in a folder of its own (`mktemp -d`): `nobody` runs a copy. An ordinary user may
+    enter what is theirs."""
+    closed = server_folder / "closed"
+    closed.mkdir(mode=0o700)
+    programs = embedded_servers._copied(embedded_servers._postgres_programs(), closed / "wheel")
+    monkeypatch.setattr(embedded_servers, "_postgres_programs", lambda: programs)
+    own = Embedded(server_folder / "behind")
+    for _ in range(2):  # The copy is made anew.
+        own.start()
+        assert await _rows(own, "SELECT count(*) > 0 FROM pg_timezone_names") is True
+        program = Path(f"/proc/{own.pid('postgres')}/exe").readlink()
+        assert program.is_relative_to(own.data_dir if os.geteuid() == 0 else closed)
+        own.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

