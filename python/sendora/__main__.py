@@ -339,12 +339,14 @@ def _run(role: Callable[["Settings"], Coroutine[Any, Any, None]]) -> None:
 
 
 def _interruptible(story: Coroutine[Any, Any, int]) -> int:
-    """Run it; SIGTERM and Ctrl-C both end it in good order, with everything that it started."""
+    """Run it; SIGTERM and SIGINT both end it in good order, with everything that it started: as for the roles, also
+    where a script has put it into the background, which Python would take for a wish to ignore SIGINT."""
 
     async def told() -> int:
         current = asyncio.current_task()
         if current is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, current.cancel)
         return await story
 
     try:

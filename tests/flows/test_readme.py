@@ -21,6 +21,8 @@ async def test_the_api_commands_of_the_readme(tmp_path_factory: object) -> None:
     folder.mkdir(mode=0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SENDORA_")}
     cluster = await asyncio.create_subprocess_exec(
+        "env",
+        "--ignore-signal=INT",  # As a script's background process begins.
         sys.executable,
         "-m",
         "sendora",
@@ -52,7 +54,11 @@ async def test_the_api_commands_of_the_readme(tmp_path_factory: object) -> None:
         assert '"Hello Ada"' in log, "the simulator took the rendered push"
     finally:
         cluster.send_signal(signal.SIGINT)
-        await asyncio.wait_for(cluster.wait(), 60)
+        try:
+            await asyncio.wait_for(cluster.wait(), 60)
+        except TimeoutError:
+            cluster.kill()
+            raise
 
 
 def commands() -> str:
