@@ -345,10 +345,10 @@ class Parcels:
         """How many can be sent."""
     def requests(
         self, now_s: int
-    ) -> tuple[list[tuple[int, str, str, list[tuple[str, str]], bytes]], list[tuple[int, str, str]]]:
-        """(position, lane, url, headers, body) of each as of now, and (position, state, reason) of those that cannot be
-        built (a browser's keys that are none, a push service without a proof). A Web Push body is encrypted under a
-        fresh key each time."""
+    ) -> tuple[list[tuple[int, str, str, str, list[tuple[str, str]], bytes]], list[tuple[int, str, str]]]:
+        """(position, lane, provider, url, headers, body) of each as of now, and (position, state, reason) of those that
+        cannot be built (a browser's keys that are none, a push service without a proof). A Web Push body is encrypted
+        under a fresh key each time."""
     def refused(self) -> list[tuple[int, str, str]]:
         """(position, state, reason); "deferred" where a provider's token cannot be had right now."""
 
@@ -539,11 +539,11 @@ class Shipment:
         """The next n may leave."""
     def deadline(self, seconds: float) -> None:
         """As that of a `LaneBatch`."""
-    def renew(self, transports: Sequence[str], wire: Wire | None) -> None:
-        """Those whose token of these providers has expired go again under the wire's fresh one; None: their refusals
+    def renew(self, lanes: Sequence[str], wire: Wire | None) -> None:
+        """Those whose token has expired on these lanes go again under the wire's fresh one; None: their refusals
         stand."""
     def take(self) -> tuple[OutcomeBatch, list[tuple[str, int]], list[str], int, list[tuple[str, str]]]:
-        """(outcomes; of those that were admitted, how many have ended by lane; transports for whose fresh token some
+        """(outcomes; of those that were admitted, how many have ended by lane; lanes for whose fresh token some
         wait; recipients without an outcome; (lane, reason) where the send was just halted)."""
 
 # -- simulator -------------------------------------------------------------------------------------------------------

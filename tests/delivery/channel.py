@@ -154,7 +154,7 @@ class LoopSending:
     async def ship(self, lanes: Any, chunk: Chunk, rows: bytes, caps: _core.Caps | None, now_ms: int) -> Any:
         raise NotImplementedError
 
-    async def renew_shipped(self, shipped: Any, transports: Sequence[str]) -> None:
+    async def renew_shipped(self, shipped: Any, lanes: Sequence[str]) -> None:
         raise NotImplementedError
 
     async def renew(self, call: Call, reply: Reply) -> bool:

@@ -7,7 +7,8 @@ chunk of that send.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -22,10 +23,10 @@ Ready = Callable[[], Awaitable[None]]
 
 
 class Shipped(msgspec.Struct):
-    """A shipment, and the provider tokens that its requests carry."""
+    """A shipment, and the provider tokens that its requests carry, by credential."""
 
     shipment: Shipment
-    tokens: dict[Any, str | None]
+    tokens: dict[UUID, str]
 
 
 class Sending(Protocol):
@@ -61,8 +62,9 @@ class Sending(Protocol):
         """The whole chunk, decided and ready to be sent without Python. Raises `kernel.errors.Unavailable` when no
         credential can be had right now: the chunk waits."""
 
-    async def renew_shipped(self, shipped: Shipped, transports: Sequence[str]) -> None:
-        """These providers say that their token has expired: `Shipment.renew` with a fresh one, or with None."""
+    async def renew_shipped(self, shipped: Shipped, lanes: Sequence[str]) -> None:
+        """On these lanes the provider says that its token has expired: `Shipment.renew` with a fresh one, or with
+        None."""
 
 
 class Channel(Protocol):

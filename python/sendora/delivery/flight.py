@@ -256,13 +256,13 @@ class Flight:
             elif reason.startswith(BLOCKED):
                 self._desk.kernel.outbound.refused(reason.removeprefix(BLOCKED).strip(), n)
 
-    async def _renew(self, transports: Sequence[str]) -> None:
+    async def _renew(self, lanes: Sequence[str]) -> None:
         """Once for all of the chunk that have heard so by now; who hears it meanwhile is next."""
         try:
-            await self._sending.renew_shipped(self._shipped, transports)
+            await self._sending.renew_shipped(self._shipped, lanes)
         except Exception as error:
             self._desk.kernel.log.error("dispatch.not_renewed", error=repr(error), send=str(self.chunk.send))
-            self._shipped.shipment.renew(transports, None)
+            self._shipped.shipment.renew(lanes, None)
         finally:
             self._renewal = None
 

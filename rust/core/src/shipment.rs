@@ -12,7 +12,6 @@ use crate::outcome::{Chunk, Outcome, OutcomeBatch, Ruling};
 use crate::policy::caps::Caps;
 use crate::policy::decide::Decided;
 use crate::policy::note::Note;
-use crate::providers::Transport;
 use crate::providers::answer;
 use crate::providers::halts::Halts;
 use crate::providers::wire::{Lane, Parcel, Parcels, Refusal, Request, Wire};
@@ -61,8 +60,8 @@ pub struct Taken {
     pub outcomes: OutcomeBatch,
     /// How many of them had been admitted, by lane.
     pub ended: Vec<(Arc<Lane>, usize)>,
-    /// Providers whose token has expired: some items wait for a fresh one.
-    pub renewing: Vec<Transport>,
+    /// Lanes on which the provider's token has expired: some items wait for a fresh one.
+    pub renewing: Vec<Arc<Lane>>,
     /// Recipients without an outcome, those included.
     pub left: usize,
     /// Lanes on which the send was halted, and why.
@@ -220,14 +219,14 @@ impl Shipment {
         self.settle(item, Ruling::unanswered(NO_ANSWER.into(), attempt, now_ms, self.chance(item)), true);
     }
 
-    /// Those who wait for a fresh token of these providers: with a wire that has one they are to be sent again (their
+    /// Those who wait on these lanes for a fresh token: with a wire that has one they are to be sent again (their
     /// requests were refused, so this is no repetition), without one their refusals stand.
-    pub fn renew(&self, transports: &[Transport], wire: Option<Arc<Wire>>) -> Vec<u32> {
+    pub fn renew(&self, lanes: &[String], wire: Option<Arc<Wire>>) -> Vec<u32> {
         let waiting: Vec<(u32, Ruling<'static>)> = {
             let mut state = self.state();
             let (theirs, others) = std::mem::take(&mut state.renewing)
                 .into_iter()
-                .partition(|(item, _)| transports.contains(&self.lane(*item).transport));
+                .partition(|(item, _)| lanes.iter().any(|name| **name == *self.lane(*item).name));
             state.renewing = others;
             theirs
         };
@@ -246,11 +245,11 @@ impl Shipment {
         let mut state = self.state();
         let by_lane = self.parcels.lanes.iter().zip(&mut state.ended);
         let ended = by_lane.filter(|(_, n)| **n > 0).map(|(lane, n)| (Arc::clone(lane), std::mem::take(n))).collect();
-        let mut renewing: Vec<Transport> = Vec::new();
+        let mut renewing: Vec<Arc<Lane>> = Vec::new();
         for (item, _) in &state.renewing {
-            let transport = self.lane(*item).transport;
-            if !renewing.contains(&transport) {
-                renewing.push(transport);
+            let lane = self.lane(*item);
+            if !renewing.contains(lane) {
+                renewing.push(Arc::clone(lane));
             }
         }
         Taken {
@@ -320,16 +319,7 @@ fn who<'a>(decided: &'a Decided, call: u32, lane: Option<&'a Lane>) -> Who<'a> {
         recipient: call.recipient,
         user_id: decided.optional(call.user_id),
         variant: decided.optional(call.variant),
-        provider: lane.map(provider_of),
-    }
-}
-
-/// The ledger's word for who was asked: a lane without its credential. Each of Apple's two environments speaks for its
-/// own addresses only.
-pub fn provider_of(lane: &Lane) -> &'static str {
-    match lane.transport {
-        Transport::Apns if lane.name.ends_with(":sandbox") => "apns:sandbox",
-        transport => transport.name(),
+        provider: lane.map(|lane| &*lane.provider),
     }
 }
 

@@ -10,7 +10,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use sendora_core::outcome::Chunk;
-use sendora_core::providers::Transport;
 use sendora_core::retry::Terms;
 use sendora_core::shipment::{self, Manifest};
 use sendora_lanes::{Class, Fate, Feedback, Load, Reply, Request};
@@ -202,20 +201,19 @@ impl Shipment {
         self.cargo.berth.until.set(seconds);
     }
 
-    fn renew(&self, py: Python<'_>, transports: Vec<String>, wire: Option<&Wire>) {
-        let transports: Vec<Transport> = transports.iter().filter_map(|name| Transport::named(name)).collect();
-        let items = self.cargo.shipment.renew(&transports, wire.map(|wire| wire.0.clone()));
+    fn renew(&self, py: Python<'_>, lanes: Vec<String>, wire: Option<&Wire>) {
+        let items = self.cargo.shipment.renew(&lanes, wire.map(|wire| wire.0.clone()));
         py.detach(|| self.submit(items.into_iter()));
         // Also when nothing has ended: others may have heard the same meanwhile.
         self.cargo.settled();
     }
 
     #[expect(clippy::type_complexity, reason = "the tuple of the contract")]
-    fn take(&self) -> (OutcomeBatch, Vec<(String, usize)>, Vec<&'static str>, usize, Vec<(String, String)>) {
+    fn take(&self) -> (OutcomeBatch, Vec<(String, usize)>, Vec<String>, usize, Vec<(String, String)>) {
         let taken = self.cargo.shipment.take();
         let ended = taken.ended.into_iter().map(|(lane, n)| (lane.name.to_string(), n)).collect();
         let halted = taken.halted.into_iter().map(|(lane, reason)| (lane.to_string(), reason)).collect();
-        let renewing = taken.renewing.into_iter().map(Transport::name).collect();
+        let renewing = taken.renewing.into_iter().map(|lane| lane.name.to_string()).collect();
         (OutcomeBatch(taken.outcomes), ended, renewing, taken.left, halted)
     }
 }

@@ -45,8 +45,8 @@ impl Prover {
     }
 }
 
-/// (position, lane, url, headers, body)
-type Built<'py> = (i16, &'py str, String, Vec<(String, String)>, Bound<'py, PyBytes>);
+/// (position, lane, provider, url, headers, body)
+type Built<'py> = (i16, &'py str, &'py str, String, Vec<(String, String)>, Bound<'py, PyBytes>);
 
 #[pyclass(frozen)]
 pub struct Parcels {
@@ -86,7 +86,14 @@ impl Parcels {
                         .map(|(name, value)| (name.to_string(), text(value.as_bytes())))
                         .collect();
                     let url = format!("{}{}", lane.base, request.path);
-                    requests.push((position, &*lane.name, url, headers, PyBytes::new(py, &request.body)));
+                    requests.push((
+                        position,
+                        &*lane.name,
+                        &*lane.provider,
+                        url,
+                        headers,
+                        PyBytes::new(py, &request.body),
+                    ));
                 }
                 Err(refusal) => {
                     let ruling = refusal.ruling(0);

@@ -68,7 +68,8 @@ pub struct Apns {
     client: (String, String),
     /// (team, key) -> the uncompressed point.
     keys: RwLock<HashMap<(String, String), Vec<u8>>>,
-    bundle_ids: RwLock<HashSet<String>>,
+    /// By team: a token speaks for the apps of its own, the certificate for those of the first.
+    bundle_ids: RwLock<HashMap<String, HashSet<String>>>,
     /// `authorization` -> the verified token.
     tokens: RwLock<HashMap<String, Arc<ProviderToken>>>,
     teams: Mutex<HashMap<String, Team>>,
@@ -110,7 +111,7 @@ impl Apns {
             p8: pair.serialize_pem(),
             client,
             keys: RwLock::new(HashMap::from([ours])),
-            bundle_ids: RwLock::new(bundle_ids.iter().cloned().collect()),
+            bundle_ids: RwLock::new(HashMap::from([(TEAM_ID.into(), bundle_ids.iter().cloned().collect())])),
             tokens: RwLock::default(),
             teams: Mutex::default(),
         })
@@ -133,8 +134,9 @@ impl Apns {
             .map_err(|error| format!("publicKeyPem: {error}"))?;
         let point = spki.get(SPKI_PREFIX..).filter(|point| point.len() == POINT && point[0] == 4);
         let point = point.ok_or("publicKeyPem: not a P-256 key")?.to_vec();
+        let mut bundle_ids = self.bundle_ids.write().expect("no writer panics");
+        bundle_ids.entry(key.team_id.clone()).or_default().extend(key.bundle_ids);
         self.keys.write().expect("no writer panics").insert((key.team_id, key.key_id), point);
-        self.bundle_ids.write().expect("no writer panics").extend(key.bundle_ids);
         Ok(())
     }
 
@@ -176,10 +178,8 @@ pub fn take(simulator: &Simulator, request: &Request) -> Reply {
     let now_s = (now_ms() / 1_000) as i64;
     let check = || {
         check_route(request, token)?;
-        if simulator.require_auth {
-            check_provider_token(simulator, request, now_s)?;
-        }
-        check_headers(simulator, request)?;
+        let known = if simulator.require_auth { check_provider_token(simulator, request, now_s)? } else { None };
+        check_headers(simulator, request, known.as_ref().map_or(TEAM_ID, |token| &token.binding.team))?;
         check_payload(request, payload)?;
         check_environment(grammar.as_deref(), sandbox)
     };
@@ -217,11 +217,16 @@ fn check_route(request: &Request, token: &str) -> Result<(), Refusal> {
     }
 }
 
-fn check_provider_token(simulator: &Simulator, request: &Request, now_s: i64) -> Result<(), Refusal> {
+/// None for who is known by a certificate.
+fn check_provider_token(
+    simulator: &Simulator,
+    request: &Request,
+    now_s: i64,
+) -> Result<Option<Arc<ProviderToken>>, Refusal> {
     let apns = &simulator.apns;
     let Some(authorization) = request.header("authorization") else {
         let certified = request.connection.certified.load(Ordering::Relaxed);
-        return if certified { Ok(()) } else { Err(Refusal(403, "MissingProviderToken")) };
+        return if certified { Ok(None) } else { Err(Refusal(403, "MissingProviderToken")) };
     };
     let known = apns.tokens.read().expect("no writer panics").get(authorization).cloned();
     let token = match known {
@@ -238,7 +243,7 @@ fn check_provider_token(simulator: &Simulator, request: &Request, now_s: i64) ->
     match bound {
         bound if bound.team != token.binding.team => Err(Refusal(403, "InvalidProviderToken")),
         bound if bound.key != token.binding.key => Err(Refusal(403, "UnrelatedKeyIdInToken")),
-        _ => Ok(()),
+        _ => Ok(Some(token)),
     }
 }
 
@@ -290,7 +295,7 @@ fn admit(simulator: &Simulator, authorization: &str, now_s: i64) -> Result<Arc<P
     Ok(token)
 }
 
-fn check_headers(simulator: &Simulator, request: &Request) -> Result<(), Refusal> {
+fn check_headers(simulator: &Simulator, request: &Request, team: &str) -> Result<(), Refusal> {
     let bad = |reason| Err(Refusal(400, reason));
     let headers = &request.head.headers;
     if headers.len() != headers.keys_len() {
@@ -322,8 +327,8 @@ fn check_headers(simulator: &Simulator, request: &Request) -> Result<(), Refusal
         return bad("BadTopic");
     }
     let bundle_ids = simulator.apns.bundle_ids.read().expect("no writer panics");
-    match topic.strip_suffix(suffix) {
-        Some(bundle_id) if bundle_ids.contains(bundle_id) => Ok(()),
+    match (topic.strip_suffix(suffix), bundle_ids.get(team)) {
+        (Some(bundle_id), Some(theirs)) if theirs.contains(bundle_id) => Ok(()),
         _ => bad("TopicDisallowed"),
     }
 }

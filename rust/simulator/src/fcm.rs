@@ -113,8 +113,8 @@ fn check_access(simulator: &Simulator, request: &Request, project: &str) -> Resu
         let text = "Request had invalid authentication credentials. Expected OAuth 2 access token.";
         return Err(refusal(401, "UNAUTHENTICATED", text));
     }
-    match project {
-        PROJECT => Ok(()),
+    match project.strip_prefix(PROJECT) {
+        Some(rest) if rest.is_empty() || rest.starts_with('-') => Ok(()),
         _ => Err(refusal(403, "PERMISSION_DENIED", "The caller does not have permission")),
     }
 }

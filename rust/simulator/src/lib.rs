@@ -13,7 +13,7 @@
 //! | `POST /v1/projects/<p>/messages:send` | FCM (`fcm`)                                                            |
 //! | `POST /push/<token>`                | Web Push (`webpush`), decrypted                                          |
 //! | `GET /_/credentials`                | what an operator would download from Apple's and Google's consoles       |
-//! | `POST /_/apns-keys`                 | `{keyId, teamId, publicKeyPem, bundleIds?}`: one more key for APNs       |
+//! | `POST /_/apns-keys`                 | `{keyId, teamId, publicKeyPem, bundleIds?}`: a key for a team's apps     |
 //! | `POST /_/mint`                      | `{transport, tokens: [grammar..]}` -> real-looking tokens                |
 //! | `GET`, `POST /_/switches`           | faults, see `switches`                                                   |
 //! | `GET /_/stats`, `POST /_/flush`     | counters; the log brought to its file                                    |

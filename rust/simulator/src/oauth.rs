@@ -23,7 +23,7 @@ use crate::switches::Place;
 use crate::token::derive;
 
 pub const PATH: &str = "/token";
-/// The Firebase project of the service account.
+/// The Firebase project of the service account; it is known in those as well whose name goes on behind a dash.
 pub const PROJECT: &str = "sendora-simulator";
 
 const PRIVATE_KEY: &str = include_str!("service_account.pem");

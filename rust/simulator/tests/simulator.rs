@@ -123,6 +123,8 @@ async fn provider_tokens() {
     taught["teamId"] = "OTHERTEAM1".into();
     client.ask("POST", "/_/apns-keys", lesson).await;
     assert_eq!(reason(&client, &support::bearer(&taught, 0)).await, refused("InvalidProviderToken"));
+    let elsewhere = reason(&running.client().await, &support::bearer(&taught, 0)).await;
+    assert_eq!(elsewhere, (400, "TopicDisallowed".into()), "the app of another team");
     running.stop().await;
 }
 

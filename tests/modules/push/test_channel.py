@@ -411,7 +411,7 @@ async def test_no_secret_shows_in_what_is_printed(kernel: Kernel, api: Api, make
     (phone,) = await devices(make, shop, "anna")
     send = await asked(api, kernel, shop, userIds=["anna"], body="a secret word")
     sending, _, (call,), _ = await built(kernel, send, [phone])
-    credential = await sending._credential("apns")
+    credential = sending._credentials["apns"].rest
     assert credential is not None
     printed = f"{call!r} {[call]} {credential!r} {Minted(value=call.grant, life_s=1)!r}"
     for secret in (call.grant, "PRIVATE KEY", "secret word", call.headers["authorization"]):

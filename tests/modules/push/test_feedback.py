@@ -259,6 +259,16 @@ async def test_what_one_of_apples_environments_accepts_proves_nothing_of_the_oth
     assert await active(api, org) == {fine: True, also: True, bad: False}
 
 
+async def test_what_one_app_is_told_proves_nothing_of_another(api: Api, kernel: Kernel, org: Org, make: Make) -> None:
+    """Under another credential, a wrong topic is as likely as ever: each app's addresses are for themselves."""
+    fine, bad, also = [(await make.token(org, uuid4().hex * 2))["id"] for _ in range(3)]
+    dead = (bad, "rejected", "DeviceTokenNotForTopic", None)
+    await prune(kernel, [outcomes(org, (fine, "accepted", None, "x")), outcomes(org, dead, provider="apns/drivers")])
+    assert (await active(api, org))[bad] is True
+    await prune(kernel, [outcomes(org, (also, "accepted", None, "x"), dead, provider="apns/drivers")])
+    assert await active(api, org) == {fine: True, also: True, bad: False}
+
+
 async def test_many_deaths_are_told_at_once(
     api: Api, kernel: Kernel, org: Org, told: list[tuple[str, dict[str, Any]]]
 ) -> None:

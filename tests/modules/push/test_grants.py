@@ -98,6 +98,24 @@ async def test_one_token_for_all_who_ask(dialling: Kernel, oauth: TokenServer, o
     assert b"ya29" not in sealed
 
 
+async def test_an_endpoint_that_hangs_holds_up_its_own_credential_alone(
+    dialling: Kernel, oauth: TokenServer, org: Org
+) -> None:
+    """Of two apps of a project one may have a token while the other's endpoint says nothing; what it says at last is
+    there for the next chunk. Without any other to go on with, it is waited for."""
+    grants = Grants(dialling)
+    ours, theirs, sealed = apple(org.id), fcm(org.id, oauth.url), msgspec.structs.replace(fcm(org.id, ""), secret=None)
+    oauth.hold = asyncio.Event()
+    assert set(await grants.tokens([ours, theirs, sealed])) == {ours.id}
+    alone = asyncio.create_task(grants.tokens([theirs]))
+    await asyncio.sleep(0)
+    oauth.hold.set()
+    assert await alone == {theirs.id: "ya29.1"}
+    assert set(await grants.tokens([ours, theirs, sealed])) == {ours.id, theirs.id}
+    assert await grants.tokens([sealed]) == {}
+    assert len(oauth.asked) == 1
+
+
 async def test_an_endpoint_that_hangs_holds_few_connections(dialling: Kernel, oauth: TokenServer, org: Org) -> None:
     """Each exchange has a row locked, and so a connection of the pool that leases and outcomes live from."""
     grants = Grants(dialling)

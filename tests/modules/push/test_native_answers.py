@@ -119,7 +119,7 @@ def concluded(transport: Transport, reply: Reply, attempt: int, chance: float) -
     sending._process = cast(Any, SimpleNamespace(halts=Halts()))
     posted = Posted(
         position=3, lane="l", url="u", headers={}, body=b"", recipient=UUID(int=4), user_id="u", variant="v",
-        transport=transport, grant="g",
+        transport=transport, provider=transport, grant="g",
     )  # fmt: skip
     chunk = Chunk(
         org=OrgId(UUID(int=1)), send=SendId(UUID(int=5)), shard=0, seq=0, class_="bulk", attempt=attempt,

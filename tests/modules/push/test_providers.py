@@ -16,7 +16,7 @@ from sendora.kernel.life import Kernel
 from sendora.kernel.pg import Database
 from sendora.modules import push
 from sendora.modules.push import credentials
-from sendora.modules.push.model.providers import Apns, Fcm
+from sendora.modules.push.model.providers import APPS_MAX, Apns, Fcm
 from sendora.modules.push.model.tokens import decode_key
 
 
@@ -50,7 +50,7 @@ async def test_apns_is_stored_and_shown_without_its_key(api: Api, org: Org, kern
     assert (await api.get("/push/providers", key=org.sk)).data == put.data
     sealed = await db.fetchval("SELECT sealed FROM push_providers WHERE org_id = $1", org.id)
     assert b"PRIVATE" not in sealed
-    found = await credentials.find(kernel, org.id, org.project, "apns")
+    found = (await credentials.find(kernel, org.id, org.project, "apns")).rest
     assert found is not None and isinstance(found.secret, Apns) and found.secret.p8 == P8
 
 
@@ -76,7 +76,7 @@ async def test_the_fcm_project_comes_from_the_file(api: Api, org: Org, kernel: K
     put = await api.put("/push/providers/fcm", {"serviceAccount": ACCOUNT}, key=org.sk)
     assert put.data["fcm"]["projectId"] == "shop-1234", put
     assert b"PRIVATE KEY" not in put.body
-    found = await credentials.find(kernel, org.id, org.project, "fcm")
+    found = (await credentials.find(kernel, org.id, org.project, "fcm")).rest
     assert found is not None and isinstance(found.secret, Fcm) and found.secret.private_key == RSA
 
 
@@ -138,12 +138,86 @@ async def test_credentials_are_an_admins(api: Api, org: Org, make: Make) -> None
         assert (answer.status, answer.code) == (403, "FORBIDDEN")
     await api.put("/push/providers/apns", APNS, key=org.sk)
     other = await make.org()
-    assert (await api.get("/push/providers", key=other.sk)).data == {"apns": None, "fcm": None, "vapid": None}
+    assert (await api.get("/push/providers", key=other.sk)).data == {
+        "apns": None,
+        "fcm": None,
+        "vapid": None,
+        "apps": [],
+    }
     gone = await api.delete("/push/providers/apns", key=org.sk)
-    assert (gone.status, gone.data) == (200, {"provider": "apns", "removed": True})
+    assert (gone.status, gone.data) == (200, {"provider": "apns", "app": None, "removed": True})
     again = await api.delete("/push/providers/apns", key=org.sk)
     assert again.status == 404
     assert (await api.delete("/push/providers/nothing", key=org.sk)).status == 404
+
+
+async def test_an_app_may_have_credentials_of_its_own(api: Api, org: Org, kernel: Kernel) -> None:
+    """By bundle id: the app's own before the project's, even where both name it, and the project's for all others."""
+    drivers = {**APNS, "keyId": "DRIVERKEY1", "teamId": "DRIVERS001", "bundleId": "com.example.two", "app": "drivers"}
+    await api.put("/push/providers/apns", {**APNS, "bundleIds": ["com.example.two"]}, key=org.sk)
+    put = await api.put("/push/providers/apns", drivers, key=org.sk)
+    assert put.status == 200, put
+    android = {"serviceAccount": ACCOUNT, "app": "tv", "bundleIds": ["com.example.a_tv"]}
+    listed = (await api.put("/push/providers/fcm", android, key=org.sk)).data
+    assert (listed["apns"]["keyId"], listed["fcm"]) == ("ABC123DEFG", None)
+    drivers_own, tv = listed["apps"]
+    assert (drivers_own["app"], drivers_own["apns"]["keyId"], drivers_own["fcm"]) == ("drivers", "DRIVERKEY1", None)
+    assert (tv["app"], tv["apns"], tv["fcm"]["bundleIds"]) == ("tv", None, ["com.example.a_tv"])
+    assert (await api.get("/push/providers", key=org.sk)).data == listed
+
+    found = await credentials.find(kernel, org.id, org.project, "apns")
+    asked = (None, "com.example.app", "com.example.two", "other")
+    apps = {bundle: one.app for bundle in asked if (one := found.of(bundle)) is not None}
+    assert apps == {None: "", "com.example.app": "", "com.example.two": "drivers", "other": ""}
+    assert (await credentials.find(kernel, org.id, org.project, "fcm")).of("other") is None
+
+    gone = await api.delete("/push/providers/apns?app=drivers", key=org.sk)
+    assert (gone.status, gone.data) == (200, {"provider": "apns", "app": "drivers", "removed": True})
+    left = (await api.get("/push/providers", key=org.sk)).data
+    assert (left["apns"]["keyId"], [one["app"] for one in left["apps"]]) == ("ABC123DEFG", ["tv"])
+    for app in ("drivers", "", "a%20b", "x" * 65):
+        assert (await api.delete(f"/push/providers/apns?app={app}", key=org.sk)).status == 404, app
+    log = await api.get("/audit-log", key=org.sk)
+    assert {line["resource"] for line in log.data} >= {"push_provider:apns", "push_provider:apns/drivers"}
+
+
+async def test_two_apps_cannot_name_the_same_bundle_id(api: Api, org: Org) -> None:
+    """Also where both are stored at the same time; what an app had before is no obstacle to itself."""
+    named = [{**APNS, "bundleId": "com.example.x", "app": f"app-{number}"} for number in range(5)]
+    answers = await asyncio.gather(*(api.put("/push/providers/apns", one, key=org.sk) for one in named))
+    assert sorted(answer.status for answer in answers) == [200, 409, 409, 409, 409]
+    (refused, *_) = [answer for answer in answers if answer.status == 409]
+    assert (refused.code, refused.details["reason"]) == ("CONFLICT", "bundle_id_taken")
+    (app,) = (await api.get("/push/providers", key=org.sk)).data["apps"]
+    more = {**APNS, "bundleIds": ["com.example.x", "com.example.y"], "app": app["app"]}
+    assert (await api.put("/push/providers/apns", more, key=org.sk)).status == 200
+
+
+async def test_a_project_has_so_many_apps(api: Api, org: Org) -> None:
+    for number in range(APPS_MAX):
+        said = {**APNS, "bundleId": f"com.example.a{number}", "app": f"a{number}"}
+        assert (await api.put("/push/providers/apns", said, key=org.sk)).status == 200
+    again = {**APNS, "bundleId": "com.example.a0", "app": "a0"}
+    assert (await api.put("/push/providers/apns", again, key=org.sk)).status == 200
+    more = await api.put("/push/providers/apns", {**APNS, "bundleId": "com.example.z", "app": "z"}, key=org.sk)
+    assert (more.status, more.details["reason"]) == (409, "too_many_apps")
+    assert (await api.put("/push/providers/apns", APNS, key=org.sk)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"app": ""}, "app"),
+        ({"app": "../x"}, "app"),
+        ({"app": "x" * 65}, "app"),
+        ({"app": "tv"}, "bundleIds"),
+        ({"app": "tv", "bundleIds": []}, "bundleIds"),
+        ({"app": "tv", "bundleIds": ["a b"]}, "bundleIds"),
+    ],
+)
+async def test_what_is_no_app(api: Api, org: Org, said: dict[str, object], field: str) -> None:
+    refused = await api.put("/push/providers/fcm", {"serviceAccount": ACCOUNT, **said}, key=org.sk)
+    assert field in refused.fields, refused
 
 
 @pytest.mark.rule("B022")

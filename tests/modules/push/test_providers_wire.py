@@ -73,7 +73,9 @@ def built_apns(built: Parts, whom: Address) -> tuple[Posted, dict[str, Any]]:
     body = apns.payload(built, whom)
     to = apns.destination(APNS, whom)
     assert to is not None
-    call = apns.build(built, whom, APNS, to, url="https://apple", lane="apns:x", bearer="jwt", now_s=NOW_S, body=body)
+    call = apns.build(
+        built, whom, APNS, to, url="https://apple", lane="apns:x", provider="apns", bearer="jwt", now_s=NOW_S, body=body
+    )
     return call, msgspec.json.decode(body)
 
 
@@ -142,7 +144,7 @@ def test_a_certificate_needs_no_token() -> None:
     secret = msgspec.structs.replace(APNS, p8=None, identity=Identity(certificate="c", key="k"))
     to = apns.destination(secret, address())
     assert to is not None
-    said = {"url": "https://apple", "lane": "apns:x", "bearer": "", "now_s": NOW_S, "body": b"{}"}
+    said = {"url": "https://apple", "lane": "apns:x", "provider": "apns", "bearer": "", "now_s": NOW_S, "body": b"{}"}
     call = apns.build(parts(), address(), secret, to, **said)  # type: ignore[arg-type]
     assert "authorization" not in call.headers
     assert call.identity == secret.identity
@@ -282,7 +284,9 @@ def test_fcm_message() -> None:
     )
     whom = address(token="fcm-token")
     message = fcm.message(said, whom)
-    call = fcm.build(said, whom, FCM, url="https://fcm", lane="fcm:x", bearer="tok", now_s=NOW_S, built=message)
+    call = fcm.build(
+        said, whom, FCM, url="https://fcm", lane="fcm:x", provider="fcm", bearer="tok", now_s=NOW_S, built=message
+    )
     assert call.url == "https://fcm/v1/projects/shop-1/messages:send"
     assert call.headers["authorization"] == "Bearer tok"
     assert msgspec.json.decode(call.body) == {

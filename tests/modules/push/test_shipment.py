@@ -129,5 +129,6 @@ async def test_a_refused_renewal_leaves_the_refusal(
     whom: list[UUID] = await devices(make, shop, "anna")
     send = await asked(api, kernel, shop, userIds=["anna"])
     async with shipped(kernel, lanes, send, await chunk_of(kernel, send, whom)) as (sending, made):
-        await sending.renew_shipped(made, ["apns"])
+        ((lane, _),) = made.shipment.lanes(1)
+        await sending.renew_shipped(made, [lane])
         assert made.shipment.take()[3] == 1

@@ -23,12 +23,12 @@ from sendora.delivery.phases import Identity, Outcome
 from sendora.kernel.config import Push
 from sendora.kernel.ids import OrgId
 from sendora.modules.push import apns, fcm, webpush, wire
-from sendora.modules.push.channel import NO_TOKEN, PushSending, _address, _transport
+from sendora.modules.push.channel import NO_TOKEN, PushSending, _address
 from sendora.modules.push.compose import Composed, note
 from sendora.modules.push.halts import REFUSALS_MAX, Halts
 from sendora.modules.push.model.content import Action, Critical, Raw
 from sendora.modules.push.model.policies import Policies
-from sendora.modules.push.model.providers import Apns, Credential, Fcm
+from sendora.modules.push.model.providers import Apns, Credential, Credentials, Fcm
 from sendora.modules.push.parts import Address, Parts, Posted, Transport
 from sendora.modules.push.personal import Personal
 from sendora.modules.push.wire import OPTIONAL_MAX, spec
@@ -56,8 +56,8 @@ URLS = Push(apns_sandbox_url="http://127.0.0.1:81", fcm_url="https://fcm.example
 
 class Case(msgspec.Struct):
     composed: Composed
-    credentials: dict[Transport, Credential | None]
-    tokens: dict[Transport, str | None]
+    credentials: dict[Transport, Credentials]
+    tokens: dict[UUID, str]
     halts: Halts
     rows: list[dict[str, Any]]
 
@@ -76,8 +76,9 @@ def plainly(case: Case, decided: _core.Decided) -> tuple[list[Posted], list[tupl
     clock = SimpleNamespace(now=lambda: NOW)
     sending._kernel = cast(Any, SimpleNamespace(settings=SimpleNamespace(push=URLS), clock=clock))
     addresses = [_address(row) for row in decided.sends()]
-    refused = [(one.position, "deferred", NO_TOKEN) for one in addresses if _transport(one) not in case.tokens]
-    addresses = [one for one in addresses if _transport(one) in case.tokens]
+    away = [one for one in addresses if sending._is_away(one, case.tokens)]
+    refused = [(one.position, "deferred", NO_TOKEN) for one in away]
+    addresses = [one for one in addresses if one not in away]
     found: dict[UUID, bytes] = {}
     if sending._personal.needed:
         found = {one.recipient: scopes(case.rows[one.position]) for one in addresses}
@@ -150,9 +151,10 @@ def compare(case: Case) -> int:
     found = {position: built for position, *built in requests}
     assert sorted(found) == sorted(call.position for call in calls)
     for call in calls:
-        lane, url, headers, body = found[call.position]
+        lane, provider, url, headers, body = found[call.position]
         host = len(webpush.origin(call.url))  # A lane's connections know it in lower case.
         assert (lane, url) == (call.lane, call.url[:host].lower() + call.url[host:])
+        assert provider == call.provider
         assert headers == list(call.headers.items())
         if call.transport == "webpush":
             body, said = unseal(body), unseal(call.body)
@@ -234,7 +236,7 @@ rows = st.fixed_dictionaries(
         "email": st.none() | st.just("z@example.com"),
         "traits": st.sampled_from([TRAITS, SHORT, SHORT, {}, {"name": "\\"}]),
         "environment": st.sampled_from(["production", "sandbox", "production?", "sandbox?"]),
-        "bundle": st.sampled_from([None, "", "com.b"]),
+        "bundle": st.sampled_from([None, "", "com.b", "com.c", "com.d"]),
         "keys": st.sampled_from([True, True, True, False]),
     }
 ).flatmap(
@@ -260,17 +262,25 @@ def cases(draw: st.DrawFn) -> Case:
         "fcm": FCM,
         "webpush": VAPID,
     }
-    credentials: dict[Transport, Credential | None] = {}
-    tokens: dict[Transport, str | None] = {}
+    credentials: dict[Transport, Credentials] = {}
+    tokens: dict[UUID, str] = {}
+    mostly = st.sampled_from([True, True, True, True, False])
     for number, (transport, secret) in enumerate(secrets.items()):
-        there = draw(st.sampled_from([True, True, True, True, False]))
-        identity = UUID(int=number + 1)
-        credentials[transport] = Credential(org=OrgId(UUID(int=9)), id=identity, secret=secret) if there else None
-        if draw(st.sampled_from([True, True, True, True, False])):
-            tokens[transport] = f"bearer.{transport}" if there and transport != "webpush" else None
+        listed: list[tuple[Credential, list[str]]] = []
+        for place, (app, bundles) in enumerate([("", ["com.a"]), ("drivers", ["com.b", "com.c"]), ("tv", ["com.d"])]):
+            if not draw(mostly if not app else st.booleans()) or (app and transport == "webpush"):
+                continue
+            id_ = UUID(int=10 * place + number + 1)
+            opened = (
+                secret if app != "tv" or transport != "apns" else msgspec.structs.replace(secret, bundle_ids=bundles)
+            )
+            listed.append((Credential(org=OrgId(UUID(int=9)), id=id_, app=app, secret=opened), bundles))
+            if draw(mostly):
+                tokens[id_] = f"bearer.{transport}.{app}"
+        credentials[transport] = Credentials(listed)
     halts = Halts()
     if draw(st.sampled_from([False, False, False, True])):
-        lane = draw(st.sampled_from([f"apns:{UUID(int=1)}:production", f"fcm:{UUID(int=2)}"]))
+        lane = draw(st.sampled_from([f"apns:{UUID(int=1)}:production", f"fcm:{UUID(int=2)}", f"fcm:{UUID(int=12)}"]))
         refusal = apns.read(403, {}, b'{"reason":"InvalidProviderToken"}')
         for _ in range(REFUSALS_MAX):
             halts.heard(SEND, lane, refusal)
@@ -312,11 +322,12 @@ def simple(row: dict[str, Any], *, title: str | None = "T", body: str = "B", **s
         parts=Parts(**(given | said)),
     )
     secrets: dict[Transport, Any] = {"apns": APNS, "fcm": FCM, "webpush": VAPID}
-    credentials: dict[Transport, Credential | None] = {
-        transport: Credential(org=OrgId(UUID(int=9)), id=UUID(int=1), secret=secret)
-        for transport, secret in secrets.items()
+    credentials = {
+        transport: Credentials([(Credential(org=OrgId(UUID(int=9)), id=UUID(int=number), secret=secret), [])])
+        for number, (transport, secret) in enumerate(secrets.items())
     }
-    return Case(composed, credentials, {"apns": "a", "fcm": "f", "webpush": None}, Halts(), [row])
+    tokens = {UUID(int=0): "a", UUID(int=1): "f", UUID(int=2): ""}
+    return Case(composed, credentials, tokens, Halts(), [row])
 
 
 @pytest.mark.parametrize("platform", ["ios", "android", "web"])
@@ -367,7 +378,7 @@ def test_nested_data_is_escaped_twice() -> None:
     said = {"deep": {"list": ["{{trait.name}}", {"x": "a{{trait.name}}b"}]}, "flat": "{{trait.name}}"}
     case = simple(one("android"), data=said)
     assert compare(case) == 1
-    _, [(_, _, _, _, body)], _ = natively(case)
+    _, [(*_, body)], _ = natively(case)
     sent = msgspec.json.decode(body)["message"]["data"]
     assert sent["flat"] == TRAITS["name"]
     assert msgspec.json.decode(sent["deep"])["list"][1]["x"] == f"a{TRAITS['name']}b"
@@ -420,7 +431,7 @@ def test_a_browser_without_usable_keys_takes_nobody_along() -> None:
     bad = 0, "rejected", "bad_subscription"
     # Without a prover there is no proof for the second one's push service.
     assert failures == [[bad, (1, "deferred", "token_unavailable")], [bad]]
-    [(position, lane, url, headers, _)] = requests
+    [(position, lane, _, url, headers, _)] = requests
     assert (position, lane, url) == (1, "webpush:https://other.example", "https://other.example/y")
     assert dict(headers)["authorization"].endswith(f", k={VAPID.public_key}")
 

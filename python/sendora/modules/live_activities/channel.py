@@ -101,7 +101,7 @@ class LiveSending(push.PushSending):
         return self._said is not None and self._said.event == "start"
 
     def _native(
-        self, transport: push.Transport, parts: push.Parts, address: push.Address, token: str, now_s: int
+        self, parts: push.Parts, address: push.Address, credential: push.Credential, token: str, now_s: int
     ) -> push.Posted | Outcome | str:
         standing = self._standing.get(address.recipient)
         if self._said is None or standing is None:
@@ -112,8 +112,8 @@ class LiveSending(push.PushSending):
             return _suppressed(address, SUPERSEDED)
         if standing.awaited and not self._starts:
             return self._waiting(address, AWAITED, self._awaited_s(now_s))
-        built = super()._native(transport, parts, address, token, now_s)
-        if isinstance(built, push.Posted) and transport == "apns":
+        built = super()._native(parts, address, credential, token, now_s)
+        if isinstance(built, push.Posted) and built.transport == "apns":
             # An activity's token belongs to where it was started: it is not looked for in the other environment.
             return msgspec.structs.replace(built, headers=payload.headers(self._said, built.headers), elsewhere=False)
         return built

@@ -12,9 +12,10 @@ from sendora.modules.push.compose import compose
 from sendora.modules.push.consumers import CONSUMERS, RETIRES
 from sendora.modules.push.credentials import examine_credentials, is_configured
 from sendora.modules.push.jobs import JOBS
+from sendora.modules.push.model.providers import Credential
 from sendora.modules.push.model.sends import Content
 from sendora.modules.push.model.tokens import BUNDLE_ID, address_errors, canonical
-from sendora.modules.push.parts import AGE_PART, Address, Parts, Posted, Transport, stamps, too_large
+from sendora.modules.push.parts import AGE_PART, Address, Parts, Posted, stamps, too_large
 from sendora.modules.push.people import erase, export
 from sendora.modules.push.routes import HOT, ROUTES
 from sendora.modules.push.service import send
@@ -29,12 +30,12 @@ __all__ = [
     "RETIRES",
     "Address",
     "Content",
+    "Credential",
     "Event",
     "Parts",
     "Posted",
     "PushChannel",
     "PushSending",
-    "Transport",
     "address_errors",
     "canonical",
     "compose",

@@ -24,6 +24,7 @@ from sendora.modules.push.parts import (
     Verdict,
     merge,
     object_of,
+    provider_of,
     shown_actions,
     stamps,
     ttl_s,
@@ -125,6 +126,7 @@ def build(
     *,
     url: str,
     lane: str,
+    provider: str,
     bearer: str,
     now_s: int,
     body: bytes,
@@ -143,6 +145,7 @@ def build(
     return Posted(
         position=address.position,
         lane=lane,
+        provider=provider,
         url=f"{url}/3/device/{address.token}",
         headers=headers,
         body=body,
@@ -173,6 +176,11 @@ def destination(secret: Apns, address: Address) -> Destination | None:
 def lane(credential: UUID, environment: str) -> str:
     """Its connections carry one provider token to one of Apple's hosts."""
     return f"apns:{credential}:{environment}"
+
+
+def provider(environment: str, app: str) -> str:
+    """For the ledger: each of Apple's two environments speaks for its own addresses only."""
+    return provider_of("apns:sandbox" if environment == "sandbox" else "apns", app)
 
 
 def url(urls: Push, environment: str) -> str:

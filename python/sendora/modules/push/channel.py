@@ -7,7 +7,7 @@ words and the decision are the library's, the requests are built by apns, fcm an
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -36,14 +36,13 @@ from sendora.kernel.clock import from_millis, millis
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.ids import AudienceId, TemplateId, TestId
 from sendora.kernel.life import Kernel
-from sendora.kernel.vault import SealBroken
 from sendora.kernel.wire import encode
 from sendora.modules import audiences
 from sendora.modules.push import apns, credentials, fcm, webpush, wire
 from sendora.modules.push.compose import NO_TEMPLATE, Composed, bypasses, compose, note
-from sendora.modules.push.grants import Grants
+from sendora.modules.push.grants import AWAY, Grants
 from sendora.modules.push.halts import Halts
-from sendora.modules.push.model.providers import Apns, Credential, Fcm, Vapid
+from sendora.modules.push.model.providers import Apns, Credential, Credentials, Fcm, Vapid
 from sendora.modules.push.model.sends import Content, Target, to_row
 from sendora.modules.push.parts import (
     AGE_PART,
@@ -57,7 +56,6 @@ from sendora.modules.push.parts import (
     Posted,
     Transport,
     Verdict,
-    provider_of,
 )
 from sendora.modules.push.personal import MARK, Personal
 from sendora.modules.push.store import content as content_store
@@ -175,10 +173,10 @@ class PushSending:
         self._note = compiled
         self._capped = capped
         self._known = known
-        self._credentials: dict[Transport, Credential | None] = {}
+        self._credentials: dict[Transport, Credentials] = {}
         self._process = process(kernel)
         self._personal = Personal(composed.parts)
-        self._compiled: tuple[dict[Transport, str | None], _core.Wire] | None = None
+        self._compiled: tuple[dict[UUID, str], _core.Wire] | None = None
 
     @property
     def capped(self) -> bool:
@@ -197,10 +195,12 @@ class PushSending:
 
     async def build(self, decided: _core.Decided, chunk: Chunk) -> tuple[Sequence[Call], Sequence[Outcome]]:
         addresses = [_address(row) for row in decided.sends()]
-        tokens = await self._tokens({_transport(one) for one in addresses})
-        waiting = [self._waiting(one, NO_TOKEN, SOON.base_s) for one in addresses if _transport(one) not in tokens]
-        addresses = [one for one in addresses if _transport(one) in tokens]
-        proofs = await self._proofs(addresses) if "webpush" in tokens else {}
+        for transport in {_transport(one) for one in addresses}:
+            await self._of(transport)
+        tokens = await self._tokens([self._credential(one) for one in addresses])
+        waiting = [self._waiting(one, NO_TOKEN, SOON.base_s) for one in addresses if self._is_away(one, tokens)]
+        addresses = [one for one in addresses if not self._is_away(one, tokens)]
+        proofs = self._proofs(addresses)
         scopes: dict[UUID, bytes] = {}
         if self._personal.needed and addresses:
             recipients = [one.recipient for one in addresses]
@@ -235,13 +235,13 @@ class PushSending:
             state="accepted" if verdict.state == "accepted" else "rejected",
             reason=verdict.reason,
             variant=posted.variant,
-            provider=provider_of(call.lane),
+            provider=posted.provider,
             provider_id=verdict.provider_id,
         )
 
     async def renew(self, call: Call, reply: Reply) -> bool:
         posted = _posted(call)
-        credential = self._credentials.get(posted.transport)
+        credential = self._by_lane().get(call.lane)
         if reply.fate != "answered" or credential is None:
             return False
         if not READERS[posted.transport](reply.status, reply.headers, reply.body).renews:
@@ -257,9 +257,11 @@ class PushSending:
     async def ship(
         self, lanes: _core.Lanes, chunk: Chunk, rows: bytes, caps: _core.Caps | None, now_ms: int
     ) -> Shipped:
-        tokens = await self._tokens(wire.TRANSPORTS)
-        for lane, identity in self._identities():
-            lanes.identify(lane, identity.certificate.encode(), identity.key.encode())
+        tokens = await self._tokens([one for each in wire.TRANSPORTS for one in (await self._of(each)).listed])
+        for lane, credential in self._by_lane().items():
+            match credential.secret:
+                case Apns(identity=Identity() as identity):
+                    lanes.identify(lane, identity.certificate.encode(), identity.key.encode())
         send = self._send
         expires_ms = -int(-send.expires_at.timestamp() * 1_000 // 1)
         shipment = await asyncio.to_thread(
@@ -276,31 +278,36 @@ class PushSending:
         )
         return Shipped(shipment, tokens)
 
-    async def renew_shipped(self, shipped: Shipped, transports: Sequence[str]) -> None:
-        fresh: dict[Transport, str | None] = dict(shipped.tokens)
-        for transport in wire.TRANSPORTS:
-            credential = self._credentials.get(transport)
-            if transport in transports and credential is not None:
-                with suppress(Unavailable):  # Then the refusals stand, and are tried later.
-                    fresh[transport] = await self._process.grants.token(credential, refused=fresh.get(transport))
-        renewed = [one for one in wire.TRANSPORTS if one in transports and fresh.get(one) != shipped.tokens.get(one)]
+    async def renew_shipped(self, shipped: Shipped, lanes: Sequence[str]) -> None:
+        by_lane = self._by_lane()
+        fresh: dict[UUID, str] = dict(shipped.tokens)
+        for credential in {by_lane[lane].id: by_lane[lane] for lane in lanes}.values():
+            with suppress(Unavailable):  # Then the refusals stand, and are tried later.
+                refused = shipped.tokens.get(credential.id)
+                fresh[credential.id] = await self._process.grants.token(credential, refused=refused)
+        renewed = [lane for lane in lanes if fresh.get(id_ := by_lane[lane].id) != shipped.tokens.get(id_)]
         shipped.tokens = fresh
         if renewed:
             shipped.shipment.renew(renewed, self._wire(fresh))
-        if len(renewed) < len(transports):
-            shipped.shipment.renew([transport for transport in transports if transport not in renewed], None)
+        if len(renewed) < len(lanes):
+            shipped.shipment.renew([lane for lane in lanes if lane not in renewed], None)
 
-    def _identities(self) -> Iterator[tuple[str, Identity]]:
-        """The lanes on which a provider knows us by a certificate."""
-        match self._credentials.get("apns"):
-            case Credential(id=id_, secret=Apns(identity=Identity() as identity)):
-                for environment in wire.ENVIRONMENTS:
-                    yield apns.lane(id_, environment), identity
+    def _by_lane(self) -> dict[str, Credential]:
+        """The lanes of those credentials that have their own."""
+        found: dict[str, Credential] = {}
+        for of in self._credentials.values():
+            for one in of.listed:
+                match one.secret:
+                    case Apns():
+                        found |= {apns.lane(one.id, environment): one for environment in wire.ENVIRONMENTS}
+                    case Fcm():
+                        found[fcm.lane(one.id)] = one
+        return found
 
-    def _wire(self, tokens: dict[Transport, str | None]) -> _core.Wire:
+    def _wire(self, tokens: dict[UUID, str]) -> _core.Wire:
         """Compiled once for as long as the provider tokens stay the same."""
         if self._compiled is None or self._compiled[0] != tokens:
-            vapid = self._credentials.get("webpush")
+            vapid = self._credentials["webpush"].rest
             prover = self._process.prover(vapid) if vapid is not None else None
             spec = wire.spec(
                 self._composed,
@@ -317,54 +324,41 @@ class PushSending:
 
     # -- as calls
 
-    async def _tokens(self, transports: Collection[Transport]) -> dict[Transport, str | None]:
-        """The provider tokens that can be had right now. When none can the chunk waits as it is (Unavailable); where
-        one provider's endpoint is away the other's recipients go, and its own wait for themselves."""
-        tokens: dict[Transport, str | None] = {}
-        away: Unavailable | None = None
-        for transport in transports:
-            try:
-                tokens[transport] = await self._token(transport)
-            except Unavailable as error:
-                away = error
-        if away is not None and not tokens:
-            raise away
+    async def _tokens(self, credentials_: Collection[Credential | None]) -> dict[UUID, str]:
+        """By credential, the provider tokens that can be had right now. When none can the chunk waits as it is
+        (Unavailable); where some are away the others' recipients go, and their own wait for themselves."""
+        wanted = {one.id: one for one in credentials_ if one is not None}
+        tokens = await self._process.grants.tokens(wanted.values())
+        if wanted and not tokens and None not in credentials_:
+            raise Unavailable(message=AWAY)
         return tokens
 
-    async def _token(self, transport: Transport) -> str | None:
-        """The provider token; None where no credential is configured, and for Web Push, which proves each origin."""
-        credential = await self._credential(transport)
-        if credential is None or transport == "webpush":
-            return None
-        return await self._process.grants.token(credential)
-
-    async def _credential(self, transport: Transport) -> Credential | None:
-        """As it was when the send was taken up. One that this process cannot open is away, not wrong: it may be our key
-        that is missing, and then nobody is to be rejected for it."""
+    async def _of(self, transport: Transport) -> Credentials:
+        """As they were when the send was taken up."""
         if transport not in self._credentials:
             org, project = self._send.org, self._send.project
-            try:
-                if transport == "webpush":
-                    self._credentials[transport] = await credentials.vapid(self._kernel, org)
-                else:
-                    self._credentials[transport] = await credentials.find(self._kernel, org, project, transport)
-            except SealBroken:
-                self._kernel.log.error("push.credential_sealed", org=str(org), project=str(project), provider=transport)
-                raise Unavailable(message="A provider's credential cannot be opened right now.") from None
+            if transport == "webpush":
+                self._credentials[transport] = await credentials.vapid(self._kernel, org)
+            else:
+                self._credentials[transport] = await credentials.find(self._kernel, org, project, transport)
         return self._credentials[transport]
 
-    async def _proofs(self, addresses: Sequence[Address]) -> dict[str, str]:
+    def _credential(self, address: Address) -> Credential | None:
+        return self._credentials[_transport(address)].of(address.bundle_id)
+
+    def _is_away(self, address: Address, tokens: Mapping[UUID, str]) -> bool:
+        credential = self._credential(address)
+        return credential is not None and credential.id not in tokens
+
+    def _proofs(self, addresses: Sequence[Address]) -> dict[str, str]:
         """A VAPID token for each push service that is about to be asked."""
-        credential = await self._credential("webpush")
-        if credential is None:
-            return {}
-        origins = {webpush.origin(one.token) for one in addresses if one.platform == "web"}
-        return {origin: self._process.proof(credential, origin) for origin in origins}
+        found = {webpush.origin(one.token): self._credential(one) for one in addresses if one.platform == "web"}
+        return {origin: self._process.proof(one, origin) for origin, one in found.items() if one is not None}
 
     def _build(
         self,
         addresses: Sequence[Address],
-        tokens: dict[Transport, str | None],
+        tokens: dict[UUID, str],
         proofs: dict[str, str],
         scopes: dict[UUID, bytes],
     ) -> tuple[list[Call], list[Outcome]]:
@@ -372,16 +366,17 @@ class PushSending:
         outcomes: list[Outcome] = []
         now_s = millis(self._kernel.clock.now()) // 1_000
         for address in addresses:
-            transport = _transport(address)
+            credential = self._credential(address)
             said = scopes.get(address.recipient)
             parts = self._composed.parts if said is None else self._personal.parts(said)
             if self._composed.title is None:
                 built: Posted | Outcome | str = NO_TEMPLATE
-            elif transport == "webpush":
-                built = self._web(parts, address, proofs, now_s)
+            elif credential is None:
+                built = NO_CREDENTIAL
+            elif isinstance(credential.secret, Vapid):
+                built = self._web(parts, address, credential.secret, proofs, now_s)
             else:
-                token = tokens[transport]
-                built = NO_CREDENTIAL if token is None else self._native(transport, parts, address, token, now_s)
+                built = self._native(parts, address, credential, tokens[credential.id], now_s)
             if isinstance(built, Outcome):
                 outcomes.append(built)
             elif isinstance(built, str):
@@ -391,11 +386,11 @@ class PushSending:
         return calls, outcomes
 
     def _native(
-        self, transport: Transport, parts: Parts, address: Address, token: str, now_s: int
+        self, parts: Parts, address: Address, credential: Credential, token: str, now_s: int
     ) -> Posted | Outcome | str:
-        credential, urls = self._credentials[transport], self._kernel.settings.push
+        urls = self._kernel.settings.push
         match credential:
-            case Credential(id=id_, secret=Apns() as secret):
+            case Credential(id=id_, app=app, secret=Apns() as secret):
                 to = apns.destination(secret, address)
                 if to is None:
                     return apns.MISMATCH
@@ -405,8 +400,19 @@ class PushSending:
                 url, lane = apns.url(urls, to.environment), apns.lane(id_, to.environment)
                 if halted := self._process.halts.reason(self._send.id, lane):
                     return halted
-                return apns.build(parts, address, secret, to, url=url, lane=lane, bearer=token, now_s=now_s, body=body)
-            case Credential(id=id_, secret=Fcm() as secret):
+                return apns.build(
+                    parts,
+                    address,
+                    secret,
+                    to,
+                    url=url,
+                    lane=lane,
+                    provider=apns.provider(to.environment, app),
+                    bearer=token,
+                    now_s=now_s,
+                    body=body,
+                )
+            case Credential(id=id_, app=app, secret=Fcm() as secret):
                 built = self._fcm_message(parts, address)
                 if fcm.size(built) > fcm.PAYLOAD_MAX:
                     return TOO_LARGE
@@ -414,7 +420,15 @@ class PushSending:
                 if halted := self._process.halts.reason(self._send.id, lane):
                     return halted
                 return fcm.build(
-                    parts, address, secret, url=urls.fcm_url, lane=lane, bearer=token, now_s=now_s, built=built
+                    parts,
+                    address,
+                    secret,
+                    url=urls.fcm_url,
+                    lane=lane,
+                    provider=fcm.provider(app),
+                    bearer=token,
+                    now_s=now_s,
+                    built=built,
                 )
         return NO_CREDENTIAL
 
@@ -424,15 +438,14 @@ class PushSending:
     def _fcm_message(self, parts: Parts, address: Address) -> dict[str, Any]:
         return fcm.message(parts, address)
 
-    def _web(self, parts: Parts, address: Address, proofs: dict[str, str], now_s: int) -> Posted | str:
-        credential = self._credentials["webpush"]
-        if credential is None or not isinstance(credential.secret, Vapid) or address.subscription is None:
+    def _web(self, parts: Parts, address: Address, secret: Vapid, proofs: dict[str, str], now_s: int) -> Posted | str:
+        if address.subscription is None:
             return NO_CREDENTIAL
         body = webpush.plaintext(parts, address)
         if len(body) > webpush.PLAINTEXT_MAX:
             return TOO_LARGE
         proof = proofs[webpush.origin(address.token)]
-        return webpush.build(parts, address, credential.secret, proof=proof, now_s=now_s, body=body)
+        return webpush.build(parts, address, secret, proof=proof, now_s=now_s, body=body)
 
     def _waiting(self, address: Address, reason: str, wait_s: float) -> Outcome:
         return Outcome(
@@ -485,7 +498,7 @@ class PushSending:
             state="deferred",
             reason=reason,
             variant=posted.variant,
-            provider=provider_of(posted.lane),
+            provider=posted.provider,
             provider_id=provider_id,
             due_at=from_millis(now_ms + int(wait * 1_000)),
             counted=counted,

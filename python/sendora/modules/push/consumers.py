@@ -85,11 +85,11 @@ RETIRES: Final[Mapping[str, Meaning]] = {
 
 PLATFORMS: Final = {"apns": "ios", "apns:sandbox": "ios:sandbox", "fcm": "android", "webpush": "web"}
 """Whose addresses each provider of the ledger speaks for: what one of Apple's environments accepts says nothing of the
-other's tokens."""
+other's tokens, and what is accepted under one app's credential nothing of another app's."""
 
 
 class Heard(msgspec.Struct):
-    """What a batch says of one platform's addresses."""
+    """What a batch says of one platform's addresses, or of one app's on it."""
 
     accepted: int = 0
     dead: list[Dead] = msgspec.field(default_factory=list)
@@ -106,9 +106,11 @@ async def prune(kernel: Kernel, messages: list[Message]) -> None:
     retiring = list(RETIRES)
     for message in messages:
         for org, project, provider, accepted, dead in _core.address_health([message.data], retiring):
-            if provider not in PLATFORMS:
+            asked, slash, app = provider.partition("/")
+            if asked not in PLATFORMS:
                 continue
-            heard = by_project[OrgId(UUID(bytes=org)), ProjectId(UUID(bytes=project))][PLATFORMS[provider]]
+            addresses = PLATFORMS[asked] + slash + app
+            heard = by_project[OrgId(UUID(bytes=org)), ProjectId(UUID(bytes=project))][addresses]
             heard.accepted += accepted
             if dead:
                 send = SendId(msgspec.json.decode(message.data, type=_Outcomes).send)
@@ -178,7 +180,7 @@ async def _prune(kernel: Kernel, org: OrgId, project: ProjectId, heard: Mapping[
             holding = found if held(lately) else doubtful
             if holding:
                 count = await quarantine.hold(connection, org, holding)
-                kernel.metrics.count("prune_held", count, platform=platform)
+                kernel.metrics.count("prune_held", count, platform=platform.partition("/")[0])
                 kernel.log.warning(
                     "push.prune_held",
                     org=str(org),

@@ -24,6 +24,7 @@ from sendora.modules.push.parts import (
     Verdict,
     merge,
     object_of,
+    provider_of,
     shown_actions,
     stamps,
     ttl_s,
@@ -89,6 +90,11 @@ def size(built: Mapping[str, Any]) -> int:
     return len(msgspec.json.encode(built))
 
 
+def body(parts: Parts, address: Address, built: dict[str, Any], now_s: int) -> bytes:
+    lived = merge({"android": {"ttl": f"{ttl_s(parts, now_s)}s"}}, built)
+    return msgspec.json.encode({"message": {**lived, "token": address.token}})
+
+
 def build(
     parts: Parts,
     address: Address,
@@ -96,17 +102,18 @@ def build(
     *,
     url: str,
     lane: str,
+    provider: str,
     bearer: str,
     now_s: int,
     built: dict[str, Any],
 ) -> Posted:
-    lived = merge({"android": {"ttl": f"{ttl_s(parts, now_s)}s"}}, built)
     return Posted(
         position=address.position,
         lane=lane,
+        provider=provider,
         url=f"{url}/v1/projects/{secret.project}/messages:send",
         headers={"authorization": f"Bearer {bearer}", "content-type": "application/json"},
-        body=msgspec.json.encode({"message": {**lived, "token": address.token}}),
+        body=body(parts, address, built, now_s),
         recipient=address.recipient,
         user_id=address.user_id,
         variant=address.variant,
@@ -117,6 +124,10 @@ def build(
 
 def lane(credential: UUID) -> str:
     return f"fcm:{credential}"
+
+
+def provider(app: str) -> str:
+    return provider_of("fcm", app)
 
 
 def read(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:

@@ -8,6 +8,8 @@ for a while.
 """
 
 import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
@@ -17,10 +19,11 @@ import msgspec
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
+from sendora.delivery.phases import Identity
 from sendora.kernel.errors import Unavailable
 from sendora.kernel.life import Kernel
 from sendora.kernel.outbound import read_body
-from sendora.modules.push.model.providers import Apns, Credential, Fcm
+from sendora.modules.push.model.providers import Apns, Credential, Fcm, Vapid
 from sendora.modules.push.parts import object_of
 from sendora.modules.push.store import providers as store
 
@@ -53,7 +56,11 @@ many as there are tenants would wait for it, while leases and outcomes need conn
 AWAY_S: Final = 1.0
 """Who waited for an exchange that failed gets its failure, and does not start another one in turn."""
 
+PATIENCE_S: Final = 2.0
+"""How long a chunk waits for one credential's token when it has another's: an endpoint that hangs holds up its own."""
+
 AWAY: Final = "A provider's token cannot be had right now."
+SEALED: Final = "A provider's credential cannot be opened right now."
 
 FCM_SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 ASSERTION_LIFE_S: Final = 3_600
@@ -85,12 +92,41 @@ class Grants:
         self._away: dict[UUID, float] = {}
         self._locks: dict[UUID, asyncio.Lock] = {}
         self._minting = asyncio.Semaphore(MINTS_MAX)
+        self._asking: set[asyncio.Task[str]] = set()
+
+    async def tokens(self, credentials: Iterable[Credential]) -> dict[UUID, str]:
+        """By credential, those that can be had right now; what comes too late is there for the next who asks."""
+        asked = {one.id: asyncio.create_task(self.token(one)) for one in credentials}
+        self._asking.update(asked.values())
+        for task in asked.values():
+            task.add_done_callback(self._answered)
+        waiting = set(asked.values())
+        while waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=PATIENCE_S)
+            if any(_has_token(task) for task in asked.values()):
+                break
+        tokens: dict[UUID, str] = {}
+        for id_, task in asked.items():
+            if task.done():
+                with suppress(Unavailable):
+                    tokens[id_] = task.result()
+        return tokens
+
+    def _answered(self, task: asyncio.Task[str]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled():
+            task.exception()  # Heard, though nobody may have waited for it.
 
     async def token(self, credential: Credential, *, refused: str | None = None) -> str:
         """A token that is good now. `refused` is one that the provider has just called expired: a fresh one is made
-        unless the last is too young; "" for who is known by a certificate. Raises Unavailable when none can be had."""
-        if isinstance(credential.secret, Apns) and credential.secret.identity is not None:
-            return ""
+        unless the last is too young; "" for who is known by a certificate or by a proof for each push service. Raises
+        Unavailable when none can be had; a credential that this process cannot open is away, not wrong: it may be our
+        key that is missing."""
+        match credential.secret:
+            case None:
+                raise Unavailable(message=SEALED)
+            case Vapid() | Apns(identity=Identity()):
+                return ""
         kept = self._kept.get(credential.id)
         if kept is not None and kept.value != refused and self._kernel.clock.monotonic() < kept.until:
             return kept.value
@@ -152,6 +188,10 @@ class Grants:
         return minted.value, max(min(minted.life_s - MARGIN_S, RENEW_S), 1.0)
 
 
+def _has_token(task: asyncio.Task[str]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
 def _identity(credential: Credential) -> str:
     return f"push_grants.sealed.{credential.id}"
 
@@ -164,7 +204,7 @@ async def mint(kernel: Kernel, credential: Credential, now_s: int) -> Minted:
         case Fcm() as secret:
             return await _exchange(kernel, secret, now_s)
         case _:
-            raise TypeError("a VAPID key needs no grant")
+            raise TypeError("no token is made with it")
 
 
 def apns_token(secret: Apns, now_s: int) -> str:

@@ -79,6 +79,8 @@ class Posted(Call, frozen=True, kw_only=True):
     user_id: str | None
     variant: str | None
     transport: Transport
+    provider: str
+    """The ledger's word for who is asked."""
     grant: str
     """The provider token it carries; what a `renew` compares with."""
     elsewhere: bool = False
@@ -129,11 +131,9 @@ def verdict(meaning: Meaning, reason: str, headers: Mapping[str, str], provider_
     )
 
 
-def provider_of(lane: str) -> str:
-    """The ledger's word for who was asked: a lane without its credential. Each of Apple's two environments speaks for
-    its own addresses only."""
-    transport = lane.partition(":")[0]
-    return f"{transport}:sandbox" if transport == "apns" and lane.endswith(":sandbox") else transport
+def provider_of(asked: str, app: str) -> str:
+    """The ledger's word for who was asked, and under whose credential where it is an app's own: `apns/driver`."""
+    return f"{asked}/{app}" if app else asked
 
 
 def delivery_id(send: UUID, recipient: UUID) -> str:

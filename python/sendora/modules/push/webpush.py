@@ -98,6 +98,7 @@ def build(parts: Parts, address: Address, secret: Vapid, *, proof: str, now_s: i
         user_id=address.user_id,
         variant=address.variant,
         transport="webpush",
+        provider="webpush",
         grant=proof,
     )
 

@@ -11,9 +11,9 @@ prototype for each combination of those that do.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4, uuid5
 
 import msgspec
@@ -28,7 +28,7 @@ from sendora import _core
 from sendora.kernel.config import Push
 from sendora.modules.push import apns, fcm, webpush
 from sendora.modules.push.compose import Composed
-from sendora.modules.push.model.providers import Apns, Credential, Fcm, Vapid
+from sendora.modules.push.model.providers import Apns, Credential, Credentials, Fcm, Vapid
 from sendora.modules.push.model.tokens import Environment
 from sendora.modules.push.parts import Address, Parts, Transport
 from sendora.modules.push.personal import Personal
@@ -44,63 +44,62 @@ CLOSE: Final = "\ue001"
 SLOTS: Final = ("title", "body", "token", "bundle", "proof")
 ENVIRONMENTS: Final[tuple[Environment, ...]] = ("production", "sandbox")
 
+NONE: Final = Credentials([])
+
 
 class _Host(msgspec.Struct, frozen=True):
     lane: str
+    provider: str
     url: str
     elsewhere: bool = False
 
 
-class _Carrier(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """One transport's side of the spec of `_core.Wire`."""
+class _Credential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One credential's side of a transport's."""
 
-    away: bool = False
-    bytes_max: int = 0
-    bodies: list[str] = []
-    sizes: list[str] = []
-    headers: list[tuple[str, str]] = []
+    headers: list[tuple[str, str]]
     bundle: str = ""
     hosts: dict[str, _Host | None] = {}
     proofs: Mapping[str, str] = {}
 
 
-AWAY: Final = _Carrier(away=True)
+class _Carrier(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One transport's side of the spec of `_core.Wire`."""
+
+    bytes_max: int
+    bodies: list[str]
+    sizes: list[str] = []
+    credentials: list[_Credential | None]
+    """None: its provider token cannot be had right now."""
+    apps: Mapping[str, int]
+    """Places in `credentials`, by bundle id."""
+    rest: int | None
 
 
 def spec(
     composed: Composed,
     *,
-    credentials: Mapping[Transport, Credential | None],
-    tokens: Mapping[Transport, str | None],
+    credentials: Mapping[Transport, Credentials],
+    tokens: Mapping[UUID, str],
     proofs: Mapping[str, str],
     urls: Push,
     halted: Callable[[str], str | None],
 ) -> bytes | None:
     """What `_core.Wire` compiles; None when the buttons differ in too many ways, and then the builders serve.
 
-    `tokens` has the transports that can be used right now, as `PushSending` finds them: without a credential the token
-    is None. `proofs` are VAPID tokens by origin (a `Prover` makes those that are missing), `halted` says why nobody is
-    asked any more on a lane.
+    `tokens` are those that can be had right now, by credential ("" for who needs none). `proofs` are VAPID tokens by
+    origin (a `Prover` makes those that are missing), `halted` says why nobody is asked any more on a lane.
     """
     marks = _Marks(composed.parts)
     if not marks.combinations:
         return None
-    carriers: dict[Transport, _Carrier | None] = {}
-    for transport in TRANSPORTS:
-        credential = credentials.get(transport)
-        token = tokens.get(transport)
-        match credential.secret if credential is not None else None:
-            case _ if transport not in tokens:
-                carriers[transport] = AWAY
-            case Apns() as secret if credential is not None and token is not None:
-                carriers[transport] = _apns(marks, credential, secret, token, urls)
-            case Fcm() as secret if credential is not None and token is not None:
-                carriers[transport] = _fcm(marks, credential, secret, token, urls)
-            case Vapid() as secret:
-                carriers[transport] = _webpush(marks, secret, proofs)
-            case _:
-                carriers[transport] = None
-    hosts = [host for one in carriers.values() if one is not None for host in one.hosts.values()]
+    carriers: dict[Transport, _Carrier | None] = {
+        "apns": _apns(marks, credentials.get("apns", NONE), tokens, urls),
+        "fcm": _fcm(marks, credentials.get("fcm", NONE), tokens, urls),
+        "webpush": _webpush(marks, credentials.get("webpush", NONE), tokens, proofs),
+    }
+    known = [one for carrier in carriers.values() if carrier is not None for one in carrier.credentials]
+    hosts = [host for one in known if one is not None for host in one.hosts.values()]
     reasons = {host.lane: halted(host.lane) for host in hosts if host is not None}
     return msgspec.json.encode(
         {
@@ -185,66 +184,94 @@ class _Marks:
         return f"{self.open}\n{number}{CLOSE}"
 
 
-def _apns(marks: _Marks, credential: Credential, secret: Apns, token: str, urls: Push) -> _Carrier:
-    hosts: dict[str, _Host | None] = {}
-    headers: dict[str, str] = {}
-    bundle = ""
-    for device in (one + suffix for one in ENVIRONMENTS for suffix in ("", apns.GUESS)):
-        address = marks.address(environment=device)
-        to = apns.destination(secret, address)
-        if to is None:
-            hosts[device] = None
-            continue
-        said: dict[str, Any] = {
-            "url": apns.url(urls, to.environment),
-            "lane": apns.lane(credential.id, to.environment),
-            "bearer": token,
-            "now_s": marks.now_s,
-            "body": b"",
-        }
-        call = apns.build(marks.combinations[0], address, secret, to, **said)
-        plain = apns.build(marks.combinations[0], marks.address(bundle=False), secret, to, **said)
-        headers, bundle = call.headers, plain.headers["apns-topic"]
-        hosts[device] = _Host(call.lane, call.url, to.elsewhere)
-    return _Carrier(
-        bytes_max=apns.PAYLOAD_MAX,
-        bodies=[apns.payload(parts, marks.address()).decode() for parts in marks.combinations],
-        headers=list(headers.items()),
-        bundle=bundle,
-        hosts=hosts,
-    )
+def _apns(marks: _Marks, of: Credentials, tokens: Mapping[UUID, str], urls: Push) -> _Carrier | None:
+    def compiled(credential: Credential, secret: Apns, token: str) -> _Credential:
+        hosts: dict[str, _Host | None] = {}
+        headers: dict[str, str] = {}
+        bundle = ""
+        for device in (one + suffix for one in ENVIRONMENTS for suffix in ("", apns.GUESS)):
+            address = marks.address(environment=device)
+            to = apns.destination(secret, address)
+            if to is None:
+                hosts[device] = None
+                continue
+            said: dict[str, Any] = {
+                "url": apns.url(urls, to.environment),
+                "lane": apns.lane(credential.id, to.environment),
+                "provider": apns.provider(to.environment, credential.app),
+                "bearer": token,
+                "now_s": marks.now_s,
+                "body": b"",
+            }
+            call = apns.build(marks.combinations[0], address, secret, to, **said)
+            plain = apns.build(marks.combinations[0], marks.address(bundle=False), secret, to, **said)
+            headers, bundle = call.headers, plain.headers["apns-topic"]
+            hosts[device] = _Host(call.lane, call.provider, call.url, to.elsewhere)
+        return _Credential(headers=list(headers.items()), bundle=bundle, hosts=hosts)
+
+    bodies = [apns.payload(parts, marks.address()).decode() for parts in marks.combinations]
+    return _carrier(of, tokens, Apns, compiled, apns.PAYLOAD_MAX, bodies)
 
 
-def _fcm(marks: _Marks, credential: Credential, secret: Fcm, token: str, urls: Push) -> _Carrier:
+def _fcm(marks: _Marks, of: Credentials, tokens: Mapping[UUID, str], urls: Push) -> _Carrier | None:
     address = marks.address()
     messages = [(parts, fcm.message(parts, address)) for parts in marks.combinations]
-    calls = [
-        fcm.build(
-            parts,
+
+    def compiled(credential: Credential, secret: Fcm, token: str) -> _Credential:
+        call = fcm.build(
+            marks.combinations[0],
             address,
             secret,
             url=urls.fcm_url,
             lane=fcm.lane(credential.id),
+            provider=fcm.provider(credential.app),
             bearer=token,
             now_s=marks.now_s,
-            built=message,
+            built=messages[0][1],
         )
-        for parts, message in messages
-    ]
-    return _Carrier(
-        bytes_max=fcm.PAYLOAD_MAX,
-        bodies=[call.body.decode() for call in calls],
-        sizes=[msgspec.json.encode(message).decode() for _, message in messages],
-        headers=list(calls[0].headers.items()),
-        hosts={"": _Host(calls[0].lane, calls[0].url)},
-    )
+        hosts: dict[str, _Host | None] = {"": _Host(call.lane, call.provider, call.url)}
+        return _Credential(headers=list(call.headers.items()), hosts=hosts)
+
+    bodies = [fcm.body(parts, address, message, marks.now_s).decode() for parts, message in messages]
+    sizes = [msgspec.json.encode(message).decode() for _, message in messages]
+    return _carrier(of, tokens, Fcm, compiled, fcm.PAYLOAD_MAX, bodies, sizes)
 
 
-def _webpush(marks: _Marks, secret: Vapid, proofs: Mapping[str, str]) -> _Carrier:
-    headers = webpush.headers(marks.combinations[0], secret, proof=marks.slot("proof"), now_s=marks.now_s)
+def _webpush(marks: _Marks, of: Credentials, tokens: Mapping[UUID, str], proofs: Mapping[str, str]) -> _Carrier | None:
+    def compiled(_: Credential, secret: Vapid, __: str) -> _Credential:
+        headers = webpush.headers(marks.combinations[0], secret, proof=marks.slot("proof"), now_s=marks.now_s)
+        return _Credential(headers=list(headers.items()), proofs=proofs)
+
+    bodies = [webpush.plaintext(parts, marks.address()).decode() for parts in marks.combinations]
+    return _carrier(of, tokens, Vapid, compiled, webpush.PLAINTEXT_MAX, bodies)
+
+
+Secret = TypeVar("Secret", Apns, Fcm, Vapid)
+
+
+def _carrier(
+    of: Credentials,
+    tokens: Mapping[UUID, str],
+    kind: type[Secret],
+    compiled: Callable[[Credential, Secret, str], _Credential],
+    bytes_max: int,
+    bodies: list[str],
+    sizes: Sequence[str] = (),
+) -> _Carrier | None:
+    """None where no credential is configured. A payload is the same under each of them."""
+    if not of.listed:
+        return None
+
+    def known(one: Credential) -> _Credential | None:
+        token = tokens.get(one.id)
+        return None if token is None or not isinstance(one.secret, kind) else compiled(one, one.secret, token)
+
+    places = {one.id: place for place, one in enumerate(of.listed)}
     return _Carrier(
-        bytes_max=webpush.PLAINTEXT_MAX,
-        bodies=[webpush.plaintext(parts, marks.address()).decode() for parts in marks.combinations],
-        headers=list(headers.items()),
-        proofs=proofs,
+        bytes_max=bytes_max,
+        bodies=bodies,
+        sizes=list(sizes),
+        credentials=[known(one) for one in of.listed],
+        apps={bundle: places[one.id] for bundle, one in of.apps.items()},
+        rest=None if of.rest is None else places[of.rest.id],
     )

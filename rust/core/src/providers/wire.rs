@@ -41,20 +41,23 @@ pub struct Wire {
     random: SystemRandom,
 }
 
-enum Carrier {
-    /// No credential is configured.
-    Missing,
-    /// Its provider token cannot be had right now.
-    Away,
-    Ready(Box<Provider>),
-}
-
-struct Provider {
+/// What a provider is told, and the credentials under which it is told so.
+#[derive(Default)]
+struct Carrier {
     bytes_max: usize,
     /// By which extras are empty.
     bodies: Vec<Shape>,
     /// What counts against `bytes_max`, where it is not the body.
     sizes: Vec<Shape>,
+    /// None: its provider token cannot be had right now.
+    credentials: Vec<Option<Credential>>,
+    /// Whose app has a credential of its own, by the device's bundle id.
+    apps: HashMap<String, u8>,
+    /// The credential of all others.
+    rest: Option<u8>,
+}
+
+struct Credential {
     headers: Vec<(HeaderName, Value)>,
     /// For devices that name no bundle.
     bundle: String,
@@ -84,6 +87,9 @@ struct Host {
 pub struct Lane {
     pub transport: Transport,
     pub name: Arc<str>,
+    /// The ledger's word for who is asked: the transport, which of Apple's environments, and whose credential where an
+    /// app has its own. Each speaks for its own addresses only.
+    pub provider: Arc<str>,
     /// scheme://host[:port].
     pub base: String,
 }
@@ -143,6 +149,7 @@ pub struct Parcel {
     pub call: u32,
     /// Its index in `Parcels::lanes`.
     pub lane: u32,
+    credential: u8,
     host: u8,
     body: u8,
 }
@@ -177,9 +184,9 @@ impl Parcels {
         }
         let mut sorted = Self { parcels: Vec::with_capacity(decided.calls.len()), ..Self::default() };
         let mut origins: HashMap<String, u32> = HashMap::new();
-        for (index, call) in (0..).zip(&decided.calls) {
-            match wire.sort(decided, call, &mut sorted.lanes, &mut origins) {
-                Ok((lane, host, body)) => sorted.parcels.push(Parcel { call: index, lane, host, body }),
+        for index in 0..decided.calls.len() as u32 {
+            match wire.sort(decided, index, &mut sorted.lanes, &mut origins) {
+                Ok(parcel) => sorted.parcels.push(parcel),
                 Err(refusal) => sorted.refused.push((index, refusal)),
             }
         }
@@ -238,9 +245,8 @@ impl Wire {
 
     /// Whether a device that is not known where the parcel goes is to be tried in the provider's other environment.
     pub fn elsewhere(&self, transport: Transport, parcel: &Parcel) -> bool {
-        let hosts = self.provider(transport).map(|provider| provider.hosts.as_slice()).unwrap_or_default();
-        let host = hosts.get(usize::from(parcel.host)).and_then(|(_, host)| host.as_ref());
-        host.is_some_and(|host| host.elsewhere)
+        let credential = self.credential(transport, parcel.credential);
+        credential.ok().and_then(|credential| credential.host(parcel)).is_some_and(|host| host.elsewhere)
     }
 
     /// The parcel's request as of now; a browser's is encrypted under a fresh key each time.
@@ -253,9 +259,9 @@ impl Wire {
     ) -> Result<Request, Refusal> {
         let call = &decided.calls[parcel.call as usize];
         let lane = &parcels.lanes[parcel.lane as usize];
-        let provider = self.provider(lane.transport)?;
+        let credential = self.credential(lane.transport, parcel.credential)?;
         let proof = match lane.transport {
-            Transport::WebPush => self.proof(provider, &lane.base, now_s)?,
+            Transport::WebPush => self.proof(credential, &lane.base, now_s)?,
             _ => "".into(),
         };
         let (mut hex, mut id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
@@ -263,10 +269,10 @@ impl Wire {
         let words = Own {
             decided,
             call,
-            bundle: &provider.bundle,
+            bundle: &credential.bundle,
             recipient,
             proof: &proof,
-            request_id: if provider.wants_id {
+            request_id: if credential.wants_id {
                 let send = Uuid::from_bytes(self.send);
                 Uuid::new_v5(&send, recipient.as_bytes()).hyphenated().encode_lower(&mut id)
             } else {
@@ -275,17 +281,16 @@ impl Wire {
             ttl: (self.expires_s - now_s).max(0).to_string(),
             expires: self.expires_s.max(now_s).to_string(),
         };
-        let text = filled(&provider.bodies[usize::from(parcel.body)], &words);
-        let mut headers = Vec::with_capacity(provider.headers.len());
-        for (name, value) in &provider.headers {
+        let text = filled(&self.carrier(lane.transport).bodies[usize::from(parcel.body)], &words);
+        let mut headers = Vec::with_capacity(credential.headers.len());
+        for (name, value) in &credential.headers {
             let value = match value {
                 Value::Same(value) => value.clone(),
                 Value::Own(shape) => HeaderValue::try_from(filled(shape, &words)).map_err(|_| Refusal::BadHeader)?,
             };
             headers.push((name.clone(), value));
         }
-        let host = provider.hosts.get(usize::from(parcel.host)).and_then(|(_, host)| host.as_ref());
-        let (path, body) = if let Some(host) = host {
+        let (path, body) = if let Some(host) = credential.host(parcel) {
             (filled(&host.path, &words), text.into_bytes())
         } else {
             let keys = decided.optional(call.subscription).ok_or(Refusal::NoCredential)?;
@@ -296,62 +301,64 @@ impl Wire {
         Ok(Request { path, headers, body })
     }
 
-    fn provider(&self, transport: Transport) -> Result<&Provider, Refusal> {
-        let carrier = match transport {
+    fn carrier(&self, transport: Transport) -> &Carrier {
+        match transport {
             Transport::Apns => &self.apns,
             Transport::Fcm => &self.fcm,
             Transport::WebPush => &self.webpush,
-        };
-        match carrier {
-            Carrier::Missing => Err(Refusal::NoCredential),
-            Carrier::Away => Err(Refusal::Away),
-            Carrier::Ready(provider) => Ok(provider),
         }
     }
 
-    fn proof(&self, provider: &Provider, origin: &str, now_s: i64) -> Result<Arc<str>, Refusal> {
-        match (provider.proofs.get(origin), &self.prover) {
+    fn credential(&self, transport: Transport, place: u8) -> Result<&Credential, Refusal> {
+        let known = self.carrier(transport).credentials.get(usize::from(place));
+        known.and_then(Option::as_ref).ok_or(Refusal::Away)
+    }
+
+    fn proof(&self, credential: &Credential, origin: &str, now_s: i64) -> Result<Arc<str>, Refusal> {
+        match (credential.proofs.get(origin), &self.prover) {
             (Some(proof), _) => Ok(Arc::clone(proof)),
             (None, Some(prover)) => Ok(prover.proof(origin, now_s)?),
             (None, None) => Err(Refusal::Away),
         }
     }
 
-    /// Lane, host and body of a call, or why it is not sent; the reasons in the order of the builders.
+    /// Lane, credential, host and body of a call, or why it is not sent; the reasons in the order of the builders.
     fn sort(
         &self,
         decided: &Decided,
-        call: &Call,
+        index: u32,
         lanes: &mut Vec<Arc<Lane>>,
         origins: &mut HashMap<String, u32>,
-    ) -> Result<(u32, u8, u8), Refusal> {
+    ) -> Result<Parcel, Refusal> {
+        let call = &decided.calls[index as usize];
         let transport = Transport::of(decided.text(call.platform)).ok_or(Refusal::NoCredential)?;
-        let provider = match self.provider(transport) {
-            Err(Refusal::NoCredential) if !self.titled => return Err(Refusal::NoTemplate),
-            found => found?,
-        };
+        let carrier = self.carrier(transport);
+        let place = carrier.place_of(decided.optional(call.bundle_id));
+        let credential = place.map(|place| self.credential(transport, place)).transpose()?;
         if !self.titled {
             return Err(Refusal::NoTemplate);
         }
+        let (Some(credential), Some(place)) = (credential, place) else { return Err(Refusal::NoCredential) };
         let body = self.body_of(decided, call);
         if transport == Transport::WebPush {
             if call.subscription.is_none() {
                 return Err(Refusal::NoCredential);
             }
-            provider.check_size(decided, call, body)?;
+            carrier.check_size(decided, call, credential, body)?;
             let origin = webpush::split(decided.text(call.token)).0;
             let lane = *origins.entry(origin).or_insert_with_key(|origin| {
-                let name = format!("{}:{origin}", transport.name()).into();
-                lanes.push(Arc::new(Lane { transport, name, base: origin.clone() }));
+                let provider: Arc<str> = transport.name().into();
+                let name = format!("{provider}:{origin}").into();
+                lanes.push(Arc::new(Lane { transport, name, provider, base: origin.clone() }));
                 lanes.len() as u32 - 1
             });
-            return Ok((lane, 0, body));
+            return Ok(Parcel { call: index, lane, credential: place, host: 0, body });
         }
         let environment = decided.text(call.environment);
-        let found = provider.hosts.iter().position(|(of, _)| of.is_empty() || of == environment);
+        let found = credential.hosts.iter().position(|(of, _)| of.is_empty() || of == environment);
         let host = found.ok_or(Refusal::Mismatch)?;
-        let Some(known) = &provider.hosts[host].1 else { return Err(Refusal::Mismatch) };
-        provider.check_size(decided, call, body)?;
+        let Some(known) = &credential.hosts[host].1 else { return Err(Refusal::Mismatch) };
+        carrier.check_size(decided, call, credential, body)?;
         if let Some(reason) = &known.halted {
             return Err(Refusal::Halted(Arc::clone(reason)));
         }
@@ -359,7 +366,7 @@ impl Wire {
             lanes.push(Arc::clone(&known.lane));
             lanes.len() - 1
         });
-        Ok((lane as u32, host as u8, body))
+        Ok(Parcel { call: index, lane: lane as u32, credential: place, host: host as u8, body })
     }
 
     /// Which prototype: by the extras that are empty for this recipient.
@@ -369,15 +376,26 @@ impl Wire {
     }
 }
 
-impl Provider {
+impl Credential {
+    fn host(&self, parcel: &Parcel) -> Option<&Host> {
+        self.hosts.get(usize::from(parcel.host)).and_then(|(_, host)| host.as_ref())
+    }
+}
+
+impl Carrier {
+    /// An app's own credential comes before the project's.
+    fn place_of(&self, bundle_id: Option<&str>) -> Option<u8> {
+        bundle_id.and_then(|bundle| self.apps.get(bundle)).copied().or(self.rest)
+    }
+
     /// Whether the payload has more bytes than the provider takes.
-    fn check_size(&self, decided: &Decided, call: &Call, body: u8) -> Result<(), Refusal> {
+    fn check_size(&self, decided: &Decided, call: &Call, credential: &Credential, body: u8) -> Result<(), Refusal> {
         let shapes = if self.sizes.is_empty() { &self.bodies } else { &self.sizes };
         let mut buffer = Uuid::encode_buffer();
         let words = Own {
             decided,
             call,
-            bundle: &self.bundle,
+            bundle: &credential.bundle,
             recipient: simple(call.recipient, &mut buffer),
             // What counts against a size names neither.
             proof: "",
@@ -451,15 +469,34 @@ fn carrier(
     combinations: usize,
     halted: &BTreeMap<String, String>,
 ) -> Result<Carrier, Refused> {
-    let Some(spec) = spec else { return Ok(Carrier::Missing) };
-    if spec.away {
-        return Ok(Carrier::Away);
-    }
+    let Some(spec) = spec else { return Ok(Carrier::default()) };
     let shapes = |texts: &[String]| texts.iter().map(|text| Shape::new(text, marks)).collect::<Result<Vec<_>, _>>();
     let (bodies, sizes) = (shapes(&spec.bodies)?, shapes(&spec.sizes)?);
     if bodies.len() != combinations || (!sizes.is_empty() && sizes.len() != combinations) {
         return Err(Refused::new("bodies", "must be one for each combination"));
     }
+    let n = spec.credentials.len();
+    if n > CREDENTIALS_MAX || spec.apps.values().chain(&spec.rest).any(|&place| usize::from(place) >= n) {
+        return Err(Refused::new("credentials", "must be few, and those that are named"));
+    }
+    let credentials = spec.credentials.into_iter();
+    let credentials = credentials.map(|one| one.map(|one| credential(transport, one, marks, halted)).transpose());
+    Ok(Carrier {
+        bytes_max: spec.bytes_max,
+        bodies,
+        sizes,
+        credentials: credentials.collect::<Result<_, _>>()?,
+        apps: spec.apps,
+        rest: spec.rest,
+    })
+}
+
+fn credential(
+    transport: Transport,
+    spec: CredentialSpec,
+    marks: &Marks,
+    halted: &BTreeMap<String, String>,
+) -> Result<Credential, Refused> {
     let mut headers = Vec::new();
     for (name, value) in spec.headers {
         let refused = |_| Refused::new("headers", "cannot be sent");
@@ -479,7 +516,10 @@ fn carrier(
             let known = known.into_iter().find(|lane| *lane.name == *host.lane && lane.base == base).cloned();
             Ok(Host {
                 halted: halted.get(&host.lane).map(|reason| reason.as_str().into()),
-                lane: known.unwrap_or_else(|| Arc::new(Lane { transport, name: host.lane.into(), base })),
+                lane: known.unwrap_or_else(|| {
+                    let (name, provider) = (host.lane.into(), host.provider.into());
+                    Arc::new(Lane { transport, name, provider, base })
+                }),
                 path: Shape::new(path, marks)?,
                 elsewhere: host.elsewhere,
             })
@@ -490,17 +530,17 @@ fn carrier(
         return Err(Refused::new("hosts", "only a browser's endpoint is its own"));
     }
     let wants = |slot| headers.iter().any(|(_, value)| matches!(value, Value::Own(shape) if shape.has(slot)));
-    Ok(Carrier::Ready(Box::new(Provider {
-        bytes_max: spec.bytes_max,
-        bodies,
-        sizes,
+    Ok(Credential {
         bundle: spec.bundle,
         hosts,
         proofs: spec.proofs.into_iter().map(|(origin, proof)| (origin, proof.into())).collect(),
         wants_id: wants(Slot::RequestId),
         headers,
-    })))
+    })
 }
+
+/// A project's own, and one for each of its apps.
+const CREDENTIALS_MAX: usize = 128;
 
 /// Production and development, each as what the device says of itself and as what is tried instead.
 const HOSTS_MAX: usize = 4;
@@ -532,10 +572,17 @@ struct MarksSpec {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct CarrierSpec {
-    away: bool,
     bytes_max: usize,
     bodies: Vec<String>,
     sizes: Vec<String>,
+    credentials: Vec<Option<CredentialSpec>>,
+    apps: HashMap<String, u8>,
+    rest: Option<u8>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct CredentialSpec {
     headers: Vec<(String, String)>,
     bundle: String,
     hosts: BTreeMap<String, Option<HostSpec>>,
@@ -546,6 +593,7 @@ struct CarrierSpec {
 #[serde(deny_unknown_fields)]
 struct HostSpec {
     lane: String,
+    provider: String,
     url: String,
     #[serde(default)]
     elsewhere: bool,

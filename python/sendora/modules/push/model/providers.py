@@ -4,6 +4,7 @@ A credential has two faces: what is sealed, and what may be shown (keys never).
 """
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -18,6 +19,7 @@ from msgspec import Meta
 
 from sendora.delivery.phases import Identity
 from sendora.kernel.clock import iso
+from sendora.kernel.errors import Conflict
 from sendora.kernel.ids import OrgId
 from sendora.kernel.wire import Wire, WireIn
 from sendora.modules.push.model.content import FieldErrors, raise_for
@@ -26,12 +28,18 @@ from sendora.modules.push.model.tokens import BUNDLE_ID, Environment
 Provider = Literal["apns", "fcm", "vapid"]
 
 BUNDLES_MAX: Final = 100
+APPS_MAX: Final = 50
+"""Apps of a project that have a credential of their own with one provider."""
+
 RSA_BITS_MIN: Final = 2_048
 TEN: Final = re.compile(r"[A-Za-z0-9]{10}", re.ASCII)
 """Apple's key and team ids."""
 
 FCM_PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9.:-]{0,62}", re.ASCII)
 """It becomes a part of a URL."""
+
+APP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+"""It stands in the ledger, behind the provider's name."""
 
 Pem = Annotated[str, Meta(min_length=1, max_length=16_384)]
 
@@ -47,6 +55,8 @@ class ApnsIn(WireIn, frozen=True, kw_only=True):
     bundle_id: str | None = None
     bundle_ids: Annotated[list[str], Meta(max_length=BUNDLES_MAX)] | None = None
     environment: Environment | None = None
+    app: str | None = None
+    """Whose own credential this is; absent for the project's, which serves every app without one."""
     project_id: UUID | None = None
 
     def __repr__(self) -> str:
@@ -57,6 +67,9 @@ class FcmIn(WireIn, frozen=True, kw_only=True):
     """Body of `PUT /push/providers/fcm`: the file as Google gives it, with fields that are of no use here."""
 
     service_account: dict[str, Any]
+    app: str | None = None
+    bundle_ids: Annotated[list[str], Meta(max_length=BUNDLES_MAX)] | None = None
+    """Package names of the app; its devices say theirs as `bundleId` when they register."""
     project_id: UUID | None = None
 
     def __repr__(self) -> str:
@@ -90,6 +103,7 @@ class Fcm(msgspec.Struct, frozen=True, kw_only=True):
     private_key: str
     private_key_id: str | None
     token_uri: str
+    bundle_ids: list[str] = []
 
     def __repr__(self) -> str:
         return f"Fcm(project={self.project!r})"
@@ -110,7 +124,24 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
 
     org: OrgId
     id: UUID
-    secret: Apns | Fcm | Vapid
+    app: str = ""
+    """"" for the project's own."""
+    secret: Apns | Fcm | Vapid | None
+    """None: it is sealed under a key that this process does not have."""
+
+
+class Credentials:
+    """A project's credentials of one provider: its own, and those of apps that have one."""
+
+    def __init__(self, listed: Sequence[tuple[Credential, Sequence[str]]]) -> None:
+        """Each with its bundle ids; no two apps name the same."""
+        self.listed: Final = tuple(one for one, _ in listed)
+        self.rest: Final = next((one for one in self.listed if not one.app), None)
+        self.apps: Final = {bundle: one for one, bundles in listed if one.app for bundle in bundles}
+
+    def of(self, bundle_id: str | None) -> Credential | None:
+        """An app's own comes before the project's, also where the project's names the same bundle id."""
+        return self.apps.get(bundle_id or "", self.rest)
 
 
 class ApnsShown(Wire, frozen=True, kw_only=True):
@@ -126,6 +157,7 @@ class ApnsShown(Wire, frozen=True, kw_only=True):
 class FcmShown(Wire, frozen=True, kw_only=True):
     project_id: str
     client_email: str
+    bundle_ids: list[str]
     configured_at: str
 
 
@@ -133,31 +165,49 @@ class VapidShown(Wire, frozen=True, kw_only=True):
     public_key: str
 
 
+class AppProviders(Wire, frozen=True):
+    """The credentials that an app of the project has for itself."""
+
+    app: str
+    apns: ApnsShown | None
+    fcm: FcmShown | None
+
+
 class Providers(Wire, frozen=True, kw_only=True):
     apns: ApnsShown | None
     fcm: FcmShown | None
     vapid: VapidShown | None
+    apps: list[AppProviders]
+
+
+class TooManyApps(Conflict):
+    def __init__(self) -> None:
+        super().__init__(f"A project has at most {APPS_MAX} apps with credentials; remove one first.", "too_many_apps")
 
 
 class Removed(Wire, frozen=True, kw_only=True):
     provider: str
+    app: str | None
     removed: bool
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `push_providers`, sealed."""
 
+    app: str
     id: UUID
     sealed: bytes
     shown: dict[str, Any]
-    configured_at: datetime
+
+    @property
+    def bundle_ids(self) -> list[str]:
+        named: list[str] = self.shown.get("bundleIds", [])
+        return named
 
 
 def apns(given: ApnsIn, project: UUID, now: datetime) -> Apns:
     """The credential in a request: exactly one of a key and a certificate; raises ValidationFailed."""
-    errors: FieldErrors = {}
-    if given.project_id not in (None, project):
-        errors["projectId"] = ["Is not the project of this key"]
+    errors = _place_errors(given, project)
     expires_at: datetime | None = None
     if given.certificate is None and given.private_key is None:
         errors |= _key_errors(given)
@@ -170,8 +220,7 @@ def apns(given: ApnsIn, project: UUID, now: datetime) -> Apns:
     bundles = list(dict.fromkeys(named + (given.bundle_ids or [])))
     if not bundles:
         errors["bundleId"] = ["Required unless bundleIds is given"]
-    elif not all(BUNDLE_ID.fullmatch(bundle) for bundle in bundles):
-        errors["bundleIds"] = ["Not a bundle id"]
+    errors |= _bundle_errors(bundles)
     raise_for(errors)
     identity = None
     if given.certificate is not None and given.private_key is not None:
@@ -185,6 +234,19 @@ def apns(given: ApnsIn, project: UUID, now: datetime) -> Apns:
         bundle_ids=bundles,
         environment=given.environment,
     )
+
+
+def _place_errors(given: ApnsIn | FcmIn, project: UUID) -> FieldErrors:
+    errors: FieldErrors = {}
+    if given.project_id not in (None, project):
+        errors["projectId"] = ["Is not the project of this key"]
+    if given.app is not None and not APP.fullmatch(given.app):
+        errors["app"] = ["Expected up to 64 letters, digits, dots, dashes and underscores"]
+    return errors
+
+
+def _bundle_errors(bundles: Sequence[str]) -> FieldErrors:
+    return {} if all(map(BUNDLE_ID.fullmatch, bundles)) else {"bundleIds": ["Not a bundle id"]}
 
 
 def _key_errors(given: ApnsIn) -> FieldErrors:
@@ -226,9 +288,11 @@ def fcm(given: FcmIn, project: UUID) -> Fcm:
 
     The token_uri still has to pass the outbound guard, which is not pure.
     """
-    account, errors = given.service_account, FieldErrors()
-    if given.project_id not in (None, project):
-        errors["projectId"] = ["Is not the project of this key"]
+    account, errors = given.service_account, _place_errors(given, project)
+    bundles = list(dict.fromkeys(given.bundle_ids or []))
+    if given.app is not None and not bundles:
+        errors["bundleIds"] = ["Required with app: its devices are known by their bundleId"]
+    errors |= _bundle_errors(bundles)
     texts: dict[str, str] = {}
     for name in ("project_id", "client_email", "private_key", "token_uri"):
         value = account.get(name)
@@ -253,6 +317,7 @@ def fcm(given: FcmIn, project: UUID) -> Fcm:
         private_key=texts["private_key"],
         private_key_id=key_id,
         token_uri=texts["token_uri"],
+        bundle_ids=bundles,
     )
 
 
@@ -268,7 +333,11 @@ def shown(secret: Apns | Fcm | Vapid) -> dict[str, Any]:
                 "environment": secret.environment,
             }
         case Fcm():
-            return {"projectId": secret.project, "clientEmail": secret.client_email}
+            return {
+                "projectId": secret.project,
+                "clientEmail": secret.client_email,
+                "bundleIds": secret.bundle_ids,
+            }
         case Vapid():
             return {"publicKey": secret.public_key}
 

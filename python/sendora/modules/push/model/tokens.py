@@ -34,7 +34,7 @@ APNS_TOKEN: Final = re.compile(r"[0-9A-Fa-f]{64,200}", re.ASCII)
 IOS_TOKEN: Final = re.compile(r"[0-9A-Za-z._~-]{1,512}", re.ASCII)
 """What may stand in the path of a request to Apple; whether it is a device Apple says itself."""
 
-BUNDLE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,154}", re.ASCII)
+BUNDLE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,154}", re.ASCII)
 
 EXPO: Final = re.compile(r"Expo(nent)?PushToken\[.*", re.DOTALL)
 EXPO_REFUSED: Final = (

@@ -14,7 +14,8 @@ class Attempt(Wire, frozen=True, kw_only=True):
     attempt: int
     at: str | None
     lane: str | None
-    """Who was asked: `apns`, `apns:sandbox`, `fcm` or `webpush`; null when nobody was."""
+    """Who was asked: `apns`, `apns:sandbox`, `fcm` or `webpush`, and under which app's credential if it has its own, as
+    in `apns/drivers`; null when nobody was."""
     status: str
     """What the ledger says of it: `accepted`, `rejected`, `suppressed`, `expired`, `unknown`, or `deferred`: it went
     on."""

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from sendora.kernel.errors import Forbidden, NotFound, ValidationFailed
+from sendora.kernel.errors import Conflict, Forbidden, NotFound, Unavailable, ValidationFailed
 from sendora.kernel.http import Principal, delete, get, patch, put
 from sendora.kernel.life import Kernel
 from sendora.kernel.outbound import BlockedAddress
@@ -13,7 +13,16 @@ from sendora.modules import orgs
 from sendora.modules.push import credentials
 from sendora.modules.push.model import providers as model
 from sendora.modules.push.model.policies import Policies, PoliciesPatch, patched
-from sendora.modules.push.model.providers import ApnsIn, FcmIn, Provider, Providers, Removed, Vapid, VapidShown
+from sendora.modules.push.model.providers import (
+    ApnsIn,
+    Credential,
+    FcmIn,
+    Provider,
+    Providers,
+    Removed,
+    Vapid,
+    VapidShown,
+)
 from sendora.modules.push.store import content, providers
 
 NAMES: Final[dict[str, Provider]] = {"apns": "apns", "fcm": "fcm", "vapid": "vapid"}
@@ -51,10 +60,10 @@ async def update_settings(kernel: Kernel, principal: Principal, data: PoliciesPa
 )
 async def get_vapid(kernel: Kernel, principal: Principal) -> VapidShown:
     """The public half of the organisation's key pair, made when it is first needed (B090, C42)."""
-    secret = (await credentials.vapid(kernel, principal.org)).secret
-    if not isinstance(secret, Vapid):
-        raise TypeError("the credential under vapid is none")
-    return VapidShown(public_key=secret.public_key)
+    match (await credentials.vapid(kernel, principal.org)).rest:
+        case Credential(secret=Vapid() as secret):
+            return VapidShown(public_key=secret.public_key)
+    raise Unavailable(message="The organisation's key pair cannot be opened right now.")
 
 
 @get(
@@ -66,7 +75,7 @@ async def get_vapid(kernel: Kernel, principal: Principal) -> VapidShown:
     summary="See which providers are configured",
 )
 async def get_providers(kernel: Kernel, principal: Principal) -> Providers:
-    """Never a key."""
+    """Never a key. `apps` are those that have credentials of their own."""
     return await providers.listed(kernel.db, principal.org, principal.project)
 
 
@@ -74,15 +83,18 @@ async def get_providers(kernel: Kernel, principal: Principal) -> Providers:
     "/push/providers/apns",
     scope="push:write",
     role="ADMIN",
-    raises=(Forbidden,),
+    raises=(Forbidden, Conflict),
     operation="putApns",
     summary="Store the APNs credential",
 )
 async def put_apns(kernel: Kernel, principal: Principal, data: ApnsIn) -> Providers:
     """A token key (.p8) with its key and team id, or a certificate with its key (B089); the first bundle id is the
-    default topic. Without `environment` it serves both of Apple's, and a device that says the wrong one is found."""
+    default topic. Without `environment` it serves both of Apple's, and a device that says the wrong one is found.
+
+    With `app` it is that app's own, and serves the devices that registered with one of its bundle ids; all others are
+    the project's. An app's own comes first where both name a bundle id; two apps cannot name the same (409)."""
     secret = await asyncio.to_thread(model.apns, data, principal.project, kernel.clock.now())
-    await credentials.put(kernel, principal, secret)
+    await credentials.put(kernel, principal, data.app or "", secret)
     return await providers.listed(kernel.db, principal.org, principal.project)
 
 
@@ -90,18 +102,19 @@ async def put_apns(kernel: Kernel, principal: Principal, data: ApnsIn) -> Provid
     "/push/providers/fcm",
     scope="push:write",
     role="ADMIN",
-    raises=(Forbidden,),
+    raises=(Forbidden, Conflict),
     operation="putFcm",
     summary="Store the FCM credential",
 )
 async def put_fcm(kernel: Kernel, principal: Principal, data: FcmIn) -> Providers:
-    """The service account's JSON file; the project id is read from it (B091)."""
+    """The service account's JSON file; the project id is read from it (B091). With `app` and `bundleIds` (its package
+    names) it is that app's own, as with APNs."""
     secret = await asyncio.to_thread(model.fcm, data, principal.project)
     try:
         kernel.outbound.allow_token_endpoint(secret.token_uri)
     except BlockedAddress:
         raise ValidationFailed({"serviceAccount.token_uri": ["Not a known token endpoint"]}) from None
-    await credentials.put(kernel, principal, secret)
+    await credentials.put(kernel, principal, data.app or "", secret)
     return await providers.listed(kernel.db, principal.org, principal.project)
 
 
@@ -113,13 +126,14 @@ async def put_fcm(kernel: Kernel, principal: Principal, data: FcmIn) -> Provider
     operation="deletePushProvider",
     summary="Remove a credential",
 )
-async def delete_provider(kernel: Kernel, principal: Principal, provider: str) -> Removed:
-    """Recipients of this transport are rejected from then on (C43). A VAPID key pair that is removed is made anew when
-    it is needed, and every browser has to subscribe again."""
+async def delete_provider(kernel: Kernel, principal: Principal, provider: str, app: str | None = None) -> Removed:
+    """Recipients of this transport are rejected from then on (C43); those of an app whose own credential is removed
+    (`app`) are the project's again. A VAPID key pair that is removed is made anew when it is needed, and every browser
+    has to subscribe again."""
     name = NAMES.get(provider)
     if name is None:
         raise NotFound("Provider")
-    return await _remove(kernel, principal, name)
+    return await _remove(kernel, principal, name, app)
 
 
 # A path that is written out wins over a parameter, whatever the method: where PUT stands DELETE must stand too.
@@ -131,8 +145,8 @@ async def delete_provider(kernel: Kernel, principal: Principal, provider: str) -
     operation="deleteApns",
     summary="Remove the APNs credential",
 )
-async def delete_apns(kernel: Kernel, principal: Principal) -> Removed:
-    return await _remove(kernel, principal, "apns")
+async def delete_apns(kernel: Kernel, principal: Principal, app: str | None = None) -> Removed:
+    return await _remove(kernel, principal, "apns", app)
 
 
 @delete(
@@ -143,14 +157,15 @@ async def delete_apns(kernel: Kernel, principal: Principal) -> Removed:
     operation="deleteFcm",
     summary="Remove the FCM credential",
 )
-async def delete_fcm(kernel: Kernel, principal: Principal) -> Removed:
-    return await _remove(kernel, principal, "fcm")
+async def delete_fcm(kernel: Kernel, principal: Principal, app: str | None = None) -> Removed:
+    return await _remove(kernel, principal, "fcm", app)
 
 
-async def _remove(kernel: Kernel, principal: Principal, name: Provider) -> Removed:
-    if not await credentials.remove(kernel, principal, name):
+async def _remove(kernel: Kernel, principal: Principal, name: Provider, app: str | None) -> Removed:
+    named = app is None or model.APP.fullmatch(app) is not None
+    if not named or not await credentials.remove(kernel, principal, name, app or ""):
         raise NotFound("Provider")
-    return Removed(provider=name, removed=True)
+    return Removed(provider=name, app=app, removed=True)
 
 
 ROUTES = (

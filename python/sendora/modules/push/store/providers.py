@@ -9,7 +9,15 @@ from asyncpg import Record
 from sendora.kernel.clock import iso
 from sendora.kernel.ids import NIL, OrgId, ProjectId
 from sendora.kernel.pg import Connection, Database, queries
-from sendora.modules.push.model.providers import ApnsShown, FcmShown, Provider, Providers, Stored, VapidShown
+from sendora.modules.push.model.providers import (
+    ApnsShown,
+    AppProviders,
+    FcmShown,
+    Provider,
+    Providers,
+    Stored,
+    VapidShown,
+)
 
 SQL: Final = queries(__file__, "providers.sql")
 
@@ -26,16 +34,13 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     now_s: float
 
 
-async def put(
-    db: Database | Connection,
-    org: OrgId,
-    project: ProjectId,
-    provider: Provider,
-    id_: UUID,
-    sealed: bytes,
-    shown: dict[str, Any],
-) -> None:
-    await db.execute(SQL.put, org, project, provider, id_, sealed, shown)
+async def lock(connection: Connection, project: ProjectId, provider: Provider) -> None:
+    """In a transaction: nobody else writes a credential of this project and provider until it ends."""
+    await connection.execute(SQL.lock, project, provider)
+
+
+async def put(connection: Connection, org: OrgId, project: ProjectId, provider: Provider, row: Stored) -> None:
+    await connection.execute(SQL.put, org, project, provider, row.app, row.id, row.sealed, row.shown)
 
 
 async def put_vapid(db: Database | Connection, org: OrgId, id_: UUID, sealed: bytes, shown: dict[str, Any]) -> None:
@@ -43,40 +48,52 @@ async def put_vapid(db: Database | Connection, org: OrgId, id_: UUID, sealed: by
     await db.execute(SQL.put_once, org, EVERY_PROJECT, "vapid", id_, sealed, shown)
 
 
-async def find(db: Database | Connection, org: OrgId, project: ProjectId, provider: Provider) -> Stored | None:
-    row = await db.fetchrow(SQL.find, org, EVERY_PROJECT if provider == "vapid" else project, provider)
-    if row is None:
-        return None
-    return Stored(id=row["id"], sealed=row["sealed"], shown=row["shown"], configured_at=row["configured_at"])
+async def of_provider(db: Database | Connection, org: OrgId, project: ProjectId, provider: Provider) -> list[Stored]:
+    """The project's own, and those of its apps."""
+    rows = await db.fetch(SQL.of_provider, org, EVERY_PROJECT if provider == "vapid" else project, provider)
+    return [Stored(app=row["app"], id=row["id"], sealed=row["sealed"], shown=row["shown"]) for row in rows]
+
+
+async def exists(db: Database | Connection, org: OrgId, project: ProjectId, provider: Provider) -> bool:
+    found: bool = await db.fetchval(SQL.exists, org, project, provider)
+    return found
 
 
 async def listed(db: Database | Connection, org: OrgId, project: ProjectId) -> Providers:
-    rows = {row["provider"]: row for row in await db.fetch(SQL.shown, org, project, EVERY_PROJECT)}
-    apns, fcm, vapid = rows.get("apns"), rows.get("fcm"), rows.get("vapid")
+    rows = await db.fetch(SQL.shown, org, project, EVERY_PROJECT)
+    shown = {(row["app"], row["provider"]): {**row["shown"], "configuredAt": iso(row["configured_at"])} for row in rows}
+
+    def of(app: str) -> tuple[ApnsShown | None, FcmShown | None]:
+        apns, fcm = shown.get((app, "apns")), shown.get((app, "fcm"))
+        return (
+            None if apns is None else msgspec.convert(apns, ApnsShown),
+            None if fcm is None else msgspec.convert(fcm, FcmShown),
+        )
+
+    (apns, fcm), vapid = of(""), shown.get(("", "vapid"))
+    apps = dict.fromkeys(row["app"] for row in rows if row["app"])
     return Providers(
-        apns=None
-        if apns is None
-        else msgspec.convert({**apns["shown"], "configuredAt": iso(apns["configured_at"])}, ApnsShown),
-        fcm=None
-        if fcm is None
-        else msgspec.convert({**fcm["shown"], "configuredAt": iso(fcm["configured_at"])}, FcmShown),
-        vapid=None if vapid is None else msgspec.convert(vapid["shown"], VapidShown),
+        apns=apns,
+        fcm=fcm,
+        vapid=None if vapid is None else msgspec.convert(vapid, VapidShown),
+        apps=[AppProviders(app, *of(app)) for app in apps],
     )
 
 
 async def page_of_all(
-    db: Database | Connection, after: tuple[UUID, UUID, str], limit: int
-) -> list[tuple[OrgId, ProjectId, str, UUID, bytes]]:
+    db: Database | Connection, after: tuple[UUID, UUID, str, str], limit: int
+) -> list[tuple[OrgId, ProjectId, str, str, UUID, bytes]]:
     """The one look over all orgs: whether their credentials can still be opened is the operator's question."""
     return [
-        (OrgId(row["org_id"]), ProjectId(row["project_id"]), row["provider"], row["id"], row["sealed"])
+        (OrgId(row["org_id"]), ProjectId(row["project_id"]), row["provider"], row["app"], row["id"], row["sealed"])
         for row in await db.fetch(SQL.page_of_all, *after, limit)
     ]
 
 
-async def remove(connection: Connection, org: OrgId, project: ProjectId, provider: Provider) -> bool:
+async def remove(connection: Connection, org: OrgId, project: ProjectId, provider: Provider, app: str) -> bool:
     """In a transaction: its provider tokens go with it."""
-    id_ = await connection.fetchval(SQL.remove, org, EVERY_PROJECT if provider == "vapid" else project, provider)
+    of = EVERY_PROJECT if provider == "vapid" else project
+    id_ = await connection.fetchval(SQL.remove, org, of, provider, app)
     if id_ is not None:
         await connection.execute(SQL.remove_grant, org, id_)
     return id_ is not None

@@ -1,34 +1,43 @@
 -- writes: push_providers, push_grants
 
+-- name: lock
+-- Until the transaction ends: whether a bundle id is another app's is looked up before the row is written.
+SELECT pg_advisory_xact_lock(hashtextextended('push_providers.' || $1::uuid || '.' || $2::text, 0));
+
 -- name: put
-INSERT INTO push_providers (org_id, project_id, provider, id, sealed, shown)
-VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (org_id, project_id, provider) DO UPDATE
+INSERT INTO push_providers (org_id, project_id, provider, app, id, sealed, shown)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (org_id, project_id, provider, app) DO UPDATE
 SET id = excluded.id, sealed = excluded.sealed, shown = excluded.shown, configured_at = now();
 
 -- name: put_once
 -- C42: of several first calls at the same time exactly one makes the key pair.
 INSERT INTO push_providers (org_id, project_id, provider, id, sealed, shown)
 VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (org_id, project_id, provider) DO NOTHING;
+ON CONFLICT (org_id, project_id, provider, app) DO NOTHING;
 
--- name: find
-SELECT provider, id, sealed, shown, configured_at FROM push_providers WHERE org_id = $1 AND project_id = $2 AND provider = $3;
+-- name: of_provider
+-- The project's own comes first.
+SELECT app, id, sealed, shown FROM push_providers
+ WHERE org_id = $1 AND project_id = $2 AND provider = $3 ORDER BY app;
+
+-- name: exists
+SELECT EXISTS (SELECT FROM push_providers WHERE org_id = $1 AND project_id = $2 AND provider = $3);
 
 -- name: shown
-SELECT provider, shown, configured_at FROM push_providers
- WHERE org_id = $1 AND (project_id = $2 OR (project_id = $3 AND provider = 'vapid'));
+SELECT provider, app, shown, configured_at FROM push_providers
+ WHERE org_id = $1 AND (project_id = $2 OR (project_id = $3 AND provider = 'vapid')) ORDER BY app;
 
 -- name: remove
-DELETE FROM push_providers WHERE org_id = $1 AND project_id = $2 AND provider = $3 RETURNING id;
+DELETE FROM push_providers WHERE org_id = $1 AND project_id = $2 AND provider = $3 AND app = $4 RETURNING id;
 
 -- name: remove_grant
 DELETE FROM push_grants WHERE org_id = $1 AND provider_id = $2;
 
 -- name: page_of_all
 -- For the operator: every credential of the installation, in the order of its key.
-SELECT org_id, project_id, provider, id, sealed FROM push_providers
- WHERE (org_id, project_id, provider) > ($1, $2, $3) ORDER BY org_id, project_id, provider LIMIT $4;
+SELECT org_id, project_id, provider, app, id, sealed FROM push_providers
+ WHERE (org_id, project_id, provider, app) > ($1, $2, $3, $4) ORDER BY org_id, project_id, provider, app LIMIT $5;
 
 -- name: has_any
 SELECT EXISTS (SELECT FROM push_providers WHERE org_id = $1 AND project_id = $2 AND provider IN ('apns', 'fcm'));
