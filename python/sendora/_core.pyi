@@ -363,12 +363,12 @@ def read_answer(
     `modules/push/{apns,fcm,webpush}.read`. Names of headers in lower case."""
 
 def rule_answered(
-    transport: str, status: int, headers: dict[str, str], body: bytes, attempt: int, now_ms: int, chance: float
+    transport: str, status: int, headers: dict[str, str], body: bytes, tries: int, now_ms: int, chance: float
 ) -> tuple[str, str | None, str | None, int | None, bool, bool]:
     """What an answer means for the recipient: (state, reason, provider_id, due_ms, repeated, counted)."""
 
 def rule_unanswered(
-    reason: str, attempt: int, now_ms: int, chance: float
+    reason: str, tries: int, now_ms: int, chance: float
 ) -> tuple[str, str | None, str | None, int | None, bool, bool]:
     """Bytes may have left and no answer came."""
 
@@ -382,7 +382,7 @@ def retry_after_s(header: str | None, now_ms: int) -> float | None:
 
 def settle(
     ruling: tuple[str, str | None, str | None, int | None, bool, bool],
-    attempt: int,
+    tries: int,
     at_most_once: bool,
     expires_ms: int,
     unanswered: str | None,
@@ -519,13 +519,13 @@ class Shipment:
         wire: Wire,
         rows: bytes,
         caps: Caps | None,
-        chunk: tuple[bytes, bytes, int, int, int, int, bool],
-        send: tuple[bool, int, int],
+        chunk: tuple[bytes, bytes, int, int, int, int, int, bool],
+        send: tuple[bool, int, int, int],
         class_: str,
         now_ms: int,
     ) -> None:
-        """rows as `Note.decide` takes them; chunk: (org, send, shard, seq, attempt, started, repeated); send:
-        (at_most_once, planned_ms, expires_ms)."""
+        """rows as `Note.decide` takes them; chunk: (org, send, shard, seq, attempt, tries, started, repeated); send:
+        (at_most_once, planned_ms, expires_ms, retried_ms or 0)."""
     def waiting(self) -> int:
         """How many have not been admitted."""
     def lanes(self, n: int) -> list[tuple[str, int]]:

@@ -318,6 +318,7 @@ async def test_only_the_reasons_that_are_named(floor: Floor) -> None:
         assert await retry(passing=["http_410"]) == 3
         said = await floor.balance(send)
     assert said.reasons == {"rejected": {"http_410": 2, "retries_exhausted": 1}}
+    assert floor.provider.seen[who[2]] == 3 * TRIES_MAX, "each retry has all tries anew"
     await counters_agree(floor, send)
 
 

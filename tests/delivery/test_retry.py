@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,25 @@ def settled(
 ) -> Outcome:
     expires_at = NOW + timedelta(seconds=lasts_s)
     return settle(given, chunk(attempt), delivery=delivery, expires_at=expires_at, unanswered=unanswered, sent=sent)
+
+
+@pytest.mark.rule("C96")
+def test_tries_begin_anew_with_a_retry() -> None:
+    """C96: both the end of the tries and the waits count from the first one since."""
+    retried = msgspec.structs.replace(chunk(TRIES_MAX + 2), first_attempt=TRIES_MAX + 1)
+    assert retried.tries == 2
+    last = msgspec.structs.replace(retried, attempt=2 * TRIES_MAX)
+    ends = [
+        settle(
+            outcome("deferred", due_at=NOW),
+            of,
+            delivery="at_least_once",
+            expires_at=NOW + timedelta(1),
+            unanswered=None,
+        ).state
+        for of in (retried, last)
+    ]
+    assert ends == ["deferred", "rejected"]
 
 
 @pytest.mark.parametrize(("attempt", "flat", "doubling"), [(1, 900, 10), (2, 900, 20), (4, 900, 80)])

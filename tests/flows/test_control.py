@@ -12,6 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.conftest import eventually
 from tests.world import TRANSPORTS, World, cluster
 
@@ -149,6 +151,29 @@ async def test_who_failed_for_want_of_a_credential_goes_on_when_there_is_one(wor
     assert health["topFailureReasons"] == [{"reason": "UNREGISTERED", "count": 1}]
     stats = await world.server.get("/push/sends/stats")
     assert (stats["total"], stats["sent"], stats["failed"]) == (2, 1, 1)
+    assert (await world.report(send)).complaints == []
+
+
+@pytest.mark.rule("C96", "B089")
+async def test_a_retry_asks_a_provider_that_had_refused_the_credential(world: World) -> None:
+    """F-V11: a hundred refusals halt the send, and the rest is not asked for. What was wrong may be mended at Apple's,
+    so a retry asks anew, under the very credential."""
+    pair = ec.generate_private_key(ec.SECP256R1())
+    known = {"keyId": "NOTYETKNWN", "teamId": "RETRIES001"}
+    p8 = pair.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    await world.server.put("/push/providers/apns", {**known, "p8Key": p8, "bundleId": "com.example.retries"})
+    users = [f"user-{n}" for n in range(CROWD)]
+    await asyncio.gather(*(world.device(f"ok-{user}", "ios", userId=user) for user in users))
+    send = await world.sent(userIds=users, **{"class": "bulk"})
+    assert (await world.balance(send))["reasons"] == {"rejected": {"InvalidProviderToken": CROWD}}
+    assert 100 <= len(await world.pushed(send)) < CROWD
+    public = pair.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    lesson = {**known, "publicKeyPem": public, "bundleIds": ["com.example.retries"]}
+    await world.cluster.ask_simulator("POST", "/_/apns-keys", lesson)
+    reasons = {"reasons": ["InvalidProviderToken"]}
+    answer = await world.ask("POST", f"/push/sends/{send}/retry-failed", reasons)
+    assert answer.data["retried"] == CROWD, answer
+    assert (await world.ended(send))["counts"]["accepted"] == CROWD
     assert (await world.report(send)).complaints == []
 
 

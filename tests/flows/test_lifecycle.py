@@ -220,6 +220,12 @@ async def test_answers_that_nobody_can_read(world: World) -> None:
     assert balance["reasons"]["rejected"] == {"retries_exhausted": 1, "subscription_gone": 1}
     ledger = await tries(world, send)
     assert [len(ledger[UUID(device["id"])]) for device in devices] == [5, 5, 1]
+    retried = await world.ask("POST", f"/push/sends/{send}/retry-failed")
+    assert retried.data["retried"] == 2, retried
+    await hurried(world, send)
+    ledger = await tries(world, send)
+    assert [len(ledger[UUID(device["id"])]) for device in devices] == [10, 10, 1], "a retry has all tries anew"
+    assert (await world.balance(send))["reasons"]["rejected"] == {"retries_exhausted": 1, "subscription_gone": 1}
     assert (await world.report(send)).complaints == []
 
 

@@ -84,7 +84,7 @@ async def retry_failed(
     send as it stands then, and how many they are.
 
     `passing`: the channel's reasons that may pass. `reasons`: only these, whatever they are. The send opens again if it
-    was closed, and its lifetime begins anew; who had used up the tries has one more. Raises NotFound, and Conflict when
+    was closed, and its lifetime begins anew, as do the tries of each. Raises NotFound, and Conflict when
     it is being stopped or there is nobody.
     """
     found = await find_send(kernel, org, send, project=project)
@@ -167,7 +167,10 @@ async def _open_again(connection: Connection, send: Send, shard: int, failed: Se
     await connection.executemany(
         store.SQL.insert_chunk,
         [
-            (send.org, send.id, shard, seq, send.class_, attempt, again, b"".join(ids), failed[0]["due_at"], own_at)
+            (
+                *(send.org, send.id, shard, seq, send.class_, attempt, again, b"".join(ids)),
+                *(failed[0]["due_at"], own_at, attempt),
+            )
             for seq, ((attempt, again), ids) in enumerate(groups.items(), number)
         ],
     )

@@ -75,8 +75,9 @@ class Entry(msgspec.Struct):
         return sum(len(batch) for batch in self.outcomes)
 
 
-_Group = tuple[OrgId, SendId, int, str, int, bool, int, datetime | None]
-"""(org, send, shard, class, attempt, repeated, due in ms, due in their own zone): recipients who go on together."""
+_Group = tuple[OrgId, SendId, int, str, int, bool, int, datetime | None, int]
+"""(org, send, shard, class, attempt, repeated, due in ms, due in their own zone, first attempt): recipients who go on
+together."""
 
 ID_BYTES: Final = 16
 
@@ -293,8 +294,8 @@ class Ledger:
             chunk = entry.chunk
             for outcomes in entry.outcomes:
                 for attempt, repeated, due_ms, ids in outcomes.follow_up():
-                    group = chunk.org, chunk.send, chunk.shard, chunk.class_, attempt, repeated, due_ms, chunk.own_at
-                    groups[group].append(ids)
+                    times = attempt, repeated, due_ms, chunk.own_at, chunk.first_attempt
+                    groups[chunk.org, chunk.send, chunk.shard, chunk.class_, *times].append(ids)
         if not groups:
             return
         pieces = [
@@ -314,10 +315,10 @@ class Ledger:
         )
         next_seq = {(row["org_id"], row["send_id"], row["shard"]): row["first"] for row in numbered}
         rows: list[tuple[Any, ...]] = []
-        for (org, send, shard, class_, attempt, repeated, due_ms, own_at), ids in pieces:
+        for (org, send, shard, class_, attempt, repeated, due_ms, own_at, first), ids in pieces:
             seq = next_seq[org, send, shard]
             next_seq[org, send, shard] = seq + 1
-            rows.append((org, send, shard, seq, class_, attempt, repeated, ids, from_millis(due_ms), own_at))
+            rows.append((org, send, shard, seq, class_, attempt, repeated, ids, from_millis(due_ms), own_at, first))
         await connection.executemany(store.SQL.insert_chunk, rows)
 
     async def _marks(self, connection: Connection, batch: list[Entry], resting: set[tuple[OrgId, SendId]]) -> None:

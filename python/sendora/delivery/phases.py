@@ -104,12 +104,19 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     class_: Class
     attempt: int
+    first_attempt: int = 1
+    """With which the tries of its recipients began: a retry has all of them anew."""
     repeated: bool
     size: int
     started: int
     due_at: datetime
     own_at: datetime | None = None
     """When its recipients have the send in their own zone; None when there is one time for all."""
+
+    @property
+    def tries(self) -> int:
+        """Of its recipients, with this one, since they began."""
+        return self.attempt - self.first_attempt + 1
 
 
 BLOCKED = "blocked:"

@@ -279,8 +279,8 @@ UPDATE chunks c SET claims = c.claims + 1
  WHERE c.org_id = k.org_id AND c.send_id = k.send_id AND c.shard = k.shard AND c.seq = k.seq AND c.closed_at IS NULL
    AND l.shard = k.shard AND l.epoch = k.epoch AND l.holder = $1
    AND s.org_id = k.org_id AND s.id = k.send_id AND s.status = 'sending'
-RETURNING c.org_id, c.send_id, c.shard, c.seq, c.class, c.attempt, c.repeated, c.size, c.started, c.due_at, c.own_at, c.claims,
-          s.retried_at, s.stopped_at IS NOT NULL AS stopped,
+RETURNING c.org_id, c.send_id, c.shard, c.seq, c.class, c.attempt, c.first_attempt, c.repeated, c.size, c.started, c.due_at,
+          c.own_at, c.claims, s.retried_at, s.stopped_at IS NOT NULL AS stopped,
           coalesce(s.late_at + greatest(c.own_at - s.begins_at, interval '0') <= now(), false) AS late;
 
 -- name: recorded
@@ -331,11 +331,11 @@ SELECT * FROM sends WHERE org_id = $1 AND id = $2 FOR UPDATE;
 -- name: take_back
 -- Who has failed in this shard is not at an end any more. Only where that end was told and counted: an accounted chunk is
 -- touched by nobody else. $5 names the reasons that are meant; without it those of $6, and whatever expired or is unknown.
--- Only below chunk $8: who was taken up a moment ago may have failed again.
+-- Only below chunk $8: who was taken up a moment ago may have failed again. Attempts are counted in a smallint.
 WITH failed AS (
     SELECT d.seq, d.position, d.state FROM deliveries d
      WHERE d.org_id = $1 AND d.send_id = $2 AND d.shard = $3 AND d.seq < $8
-       AND d.state IN ('rejected', 'expired', 'unknown') AND d.state = ANY($4::text[])
+       AND d.state IN ('rejected', 'expired', 'unknown') AND d.state = ANY($4::text[]) AND d.attempt < 30000
        AND CASE WHEN $5::text[] IS NULL THEN d.state <> 'rejected' OR d.reason = ANY($6::text[])
                 ELSE d.reason = ANY($5) END
        AND EXISTS (SELECT FROM chunks c WHERE c.org_id = d.org_id AND c.send_id = d.send_id AND c.shard = d.shard
@@ -401,10 +401,10 @@ RETURNING p.org_id, p.send_id, p.shard, p.seq - w.n AS first;
 
 -- name: insert_chunk
 -- $8: the recipients' ids behind one another.
-INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, repeated, recipients, due_at, own_at)
+INSERT INTO chunks (org_id, send_id, shard, seq, class, planned, attempt, repeated, recipients, due_at, own_at, first_attempt)
 VALUES ($1, $2, $3, $4, $5, false, $6, $7,
         ARRAY(SELECT encode(substr($8::bytea, n * 16 + 1, 16), 'hex')::uuid
-                FROM generate_series(0, length($8::bytea) / 16 - 1) AS n ORDER BY n), $9, $10);
+                FROM generate_series(0, length($8::bytea) / 16 - 1) AS n ORDER BY n), $9, $10, $11);
 
 -- name: move_marks
 -- Marks only rise. `wait_s` puts a chunk back into the queue. Who puts it back through no fault of the chunk, or has

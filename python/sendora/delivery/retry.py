@@ -32,11 +32,11 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     jitter: bool = True
 
 
-def wait_s(schedule: Schedule, attempt: int, retry_after_s: float | None, chance: float) -> float:
-    """Seconds before the next try, after try number `attempt` (from 1) was refused; `chance` lies in [0, 1)."""
+def wait_s(schedule: Schedule, tries: int, retry_after_s: float | None, chance: float) -> float:
+    """Seconds before the next try, after try number `tries` (from 1) was refused; `chance` lies in [0, 1)."""
     if retry_after_s is not None:
         return min(max(retry_after_s, 0.0), RETRY_AFTER_MAX_S)
-    wait = schedule.base_s * (2 ** (attempt - 1) if schedule.doubling else 1)
+    wait = schedule.base_s * (2 ** (tries - 1) if schedule.doubling else 1)
     if schedule.jitter:
         wait *= 1 + JITTER * int(chance * JITTER_STEPS) / JITTER_STEPS
     return wait
@@ -103,7 +103,7 @@ def _deferral(
         unanswered = outcome.reason or "no_answer"
     if unanswered is not None and delivery == "at_most_once":
         return _unknown(outcome, unanswered)
-    exhausted = outcome.counted and chunk.attempt >= TRIES_MAX
+    exhausted = outcome.counted and chunk.tries >= TRIES_MAX
     due_at = round_up(outcome.due_at)
     if not exhausted and due_at < expires_at:
         return msgspec.structs.replace(outcome, due_at=due_at, repeated=unanswered is not None)

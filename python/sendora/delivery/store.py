@@ -324,6 +324,7 @@ def _chunk(row: Record) -> Chunk:
         seq=row["seq"],
         class_=row["class"],
         attempt=row["attempt"],
+        first_attempt=row["first_attempt"],
         repeated=row["repeated"],
         size=row["size"],
         started=row["started"],

@@ -98,14 +98,12 @@ impl<'a> Ruling<'a> {
     }
 
     /// The provider has answered.
-    pub fn answered(verdict: Verdict<'a>, attempt: i16, now_ms: i64, chance: f64) -> Self {
+    pub fn answered(verdict: Verdict<'a>, tries: i16, now_ms: i64, chance: f64) -> Self {
         let Verdict { reason, provider_id, retry, retry_after, .. } = verdict;
         match (verdict.state, retry) {
-            (answer::State::Damaged, _) => {
-                Self::unanswered(reason.unwrap_or(NO_ANSWER.into()), attempt, now_ms, chance)
-            }
+            (answer::State::Damaged, _) => Self::unanswered(reason.unwrap_or(NO_ANSWER.into()), tries, now_ms, chance),
             (answer::State::Deferred, Some(schedule)) => {
-                let wait_s = wait_s(schedule, attempt, retry_after_s(retry_after, now_ms), chance);
+                let wait_s = wait_s(schedule, tries, retry_after_s(retry_after, now_ms), chance);
                 Self { provider_id, ..Self::deferred(reason.unwrap_or_default(), now_ms, wait_s) }
             }
             (answer::State::Accepted, _) => Self { provider_id, ..Self::new(State::Accepted, reason) },
@@ -114,8 +112,8 @@ impl<'a> Ruling<'a> {
     }
 
     /// Bytes may have left and no answer came (promise 3): it may be repeated, if the send says so.
-    pub fn unanswered(reason: Cow<'a, str>, attempt: i16, now_ms: i64, chance: f64) -> Self {
-        let wait_s = wait_s(DAMAGED, attempt, None, chance);
+    pub fn unanswered(reason: Cow<'a, str>, tries: i16, now_ms: i64, chance: f64) -> Self {
+        let wait_s = wait_s(DAMAGED, tries, None, chance);
         Self { repeated: true, ..Self::deferred(reason, now_ms, wait_s) }
     }
 

@@ -34,12 +34,12 @@ impl Schedule {
     }
 }
 
-/// Seconds before the next try, after try number `attempt` (from 1) was refused; `chance` lies in [0, 1).
-pub fn wait_s(schedule: Schedule, attempt: i16, retry_after_s: Option<f64>, chance: f64) -> f64 {
+/// Seconds before the next try, after try number `tries` (from 1) was refused; `chance` lies in [0, 1).
+pub fn wait_s(schedule: Schedule, tries: i16, retry_after_s: Option<f64>, chance: f64) -> f64 {
     if let Some(named) = retry_after_s {
         return named.clamp(0.0, RETRY_AFTER_MAX_S);
     }
-    let doublings = if schedule.doubling { i32::from(attempt) - 1 } else { 0 };
+    let doublings = if schedule.doubling { i32::from(tries) - 1 } else { 0 };
     let wait = schedule.base_s * f64::powi(2.0, doublings);
     if schedule.jitter { wait * (1.0 + JITTER * (chance * JITTER_STEPS).floor() / JITTER_STEPS) } else { wait }
 }
@@ -63,7 +63,8 @@ pub fn round_up(due_ms: i64) -> i64 {
 /// What a send and a chunk say of all their recipients.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    pub attempt: i16,
+    /// Of a recipient, with this one, since the send began or was last retried.
+    pub tries: i16,
     pub at_most_once: bool,
     /// The first millisecond at which the send's time is over.
     pub expires_ms: i64,
@@ -100,7 +101,7 @@ fn deferral<'a>(mut ruling: Ruling<'a>, terms: &Terms, unanswered: Option<Cow<'a
     if terms.at_most_once && unanswered.is_some() {
         return unknown(ruling, unanswered.unwrap_or_default());
     }
-    let exhausted = ruling.counted && terms.attempt >= TRIES_MAX;
+    let exhausted = ruling.counted && terms.tries >= TRIES_MAX;
     let due_ms = round_up(ruling.due_ms.unwrap_or(0));
     if !exhausted && due_ms < terms.expires_ms {
         ruling.repeated = unanswered.is_some();

@@ -13,7 +13,7 @@ use crate::policy::caps::Caps;
 use crate::policy::decide::Decided;
 use crate::policy::note::Note;
 use crate::providers::answer;
-use crate::providers::halts::Halts;
+use crate::providers::halts::{Halts, Since};
 use crate::providers::wire::{Lane, Parcel, Parcels, Refusal, Request, Wire};
 use crate::retry::{Terms, retry_after_s, settle};
 use crate::{Broken, Id};
@@ -32,6 +32,14 @@ pub struct Manifest {
     pub started: i16,
     /// Its recipients were written once without an answer.
     pub repeated: bool,
+    /// The millisecond of the send's last retry, or 0.
+    pub retried_ms: i64,
+}
+
+impl Manifest {
+    fn since(&self) -> Since {
+        (self.chunk.send, self.retried_ms)
+    }
 }
 
 /// What an answer says of the lane it came by.
@@ -189,12 +197,12 @@ impl Shipment {
             verdict = verdict.elsewhere();
         }
         let said = Said::of(status, &header, now_ms);
-        if lock(&self.halts).heard(self.manifest.chunk.send, &lane.name, &verdict) {
+        if lock(&self.halts).heard(self.manifest.since(), &lane.name, &verdict) {
             let reason = verdict.reason.as_deref().unwrap_or_default().to_owned();
             self.state().halted.push((Arc::clone(&lane.name), reason));
         }
         let renews = verdict.renews;
-        let ruling = Ruling::answered(verdict, self.manifest.terms.attempt, now_ms, self.chance(item));
+        let ruling = Ruling::answered(verdict, self.manifest.terms.tries, now_ms, self.chance(item));
         if renews {
             let mut state = self.state();
             // A second refusal stands: a token that does not help is not asked for again.
@@ -215,8 +223,8 @@ impl Shipment {
 
     /// Bytes may have left, and no answer came.
     pub fn unanswered(&self, item: u32, now_ms: i64) {
-        let attempt = self.manifest.terms.attempt;
-        self.settle(item, Ruling::unanswered(NO_ANSWER.into(), attempt, now_ms, self.chance(item)), true);
+        let tries = self.manifest.terms.tries;
+        self.settle(item, Ruling::unanswered(NO_ANSWER.into(), tries, now_ms, self.chance(item)), true);
     }
 
     /// Those who wait on these lanes for a fresh token: with a wire that has one they are to be sent again (their
@@ -331,7 +339,7 @@ fn refuse_halted(
     halts: &Halts,
     gathered: &mut Gathered,
 ) {
-    let send = manifest.chunk.send;
+    let send = manifest.since();
     let halted: Vec<Option<Refusal>> = parcels
         .lanes
         .iter()
@@ -354,7 +362,7 @@ fn leave_unknown(parcels: &mut Parcels, decided: &Decided, manifest: &Manifest, 
         let who = who(decided, parcel.call, Some(lane));
         let lost = who.position < manifest.started;
         if lost {
-            let ruling = Ruling::unanswered(WORKER_LOST.into(), manifest.terms.attempt, now_ms, 0.0);
+            let ruling = Ruling::unanswered(WORKER_LOST.into(), manifest.terms.tries, now_ms, 0.0);
             gathered.push(manifest, &who, ruling, true);
         }
         !lost

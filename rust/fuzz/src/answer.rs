@@ -18,14 +18,14 @@ const TEXT_CHARS_MAX: usize = 500;
 const CHUNK: Chunk = Chunk { org: [1; 16], send: [2; 16], shard: 3, seq: 4, attempt: 1 };
 
 pub fn run(data: &[u8]) {
-    let Some((&[transport, high, low, attempt], rest)) = data.split_first_chunk::<4>() else { return };
+    let Some((&[transport, high, low, tries], rest)) = data.split_first_chunk::<4>() else { return };
     let transport = [Transport::Apns, Transport::Fcm, Transport::WebPush][usize::from(transport % 3)];
     let (head, body) = halves(rest);
     let Ok(head) = std::str::from_utf8(head) else { return };
     let mut lines = head.splitn(2, '\n');
     let (retry_after, id) = (lines.next(), lines.next());
     let header = |name: &str| if name == "retry-after" { retry_after } else { id };
-    let attempt = i16::from(attempt) % TRIES_MAX + 1;
+    let tries = i16::from(tries) % TRIES_MAX + 1;
 
     let status = u16::from_be_bytes([high, low]);
     let verdict = read(transport, status, header, body);
@@ -33,12 +33,12 @@ pub fn run(data: &[u8]) {
     assert!(!taken || (200..=202).contains(&status), "only a success is one");
     assert_eq!(verdict.state == answer::State::Deferred, !taken && verdict.retry.is_some() && !is_damaged(&verdict));
     for chance in [0.0, 0.999] {
-        let ruling = Ruling::answered(verdict.clone(), attempt, NOW_MS, chance);
+        let ruling = Ruling::answered(verdict.clone(), tries, NOW_MS, chance);
         if let Some(due_ms) = ruling.due_ms {
             assert!((NOW_MS..=NOW_MS + DAY_MS).contains(&due_ms), "a wait lies ahead, and a day at most");
         }
         for (at_most_once, unanswered) in [(false, None), (false, Some("worker_lost")), (true, Some("no_answer"))] {
-            let terms = Terms { attempt, at_most_once, expires_ms: NOW_MS + DAY_MS / 24 };
+            let terms = Terms { tries, at_most_once, expires_ms: NOW_MS + DAY_MS / 24 };
             let settled = settle(ruling.clone(), &terms, unanswered, true);
             assert!(taken || settled.state != State::Accepted, "what was refused is not accepted later");
             assert_eq!(settled.state == State::Deferred, settled.due_ms.is_some());

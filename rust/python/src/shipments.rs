@@ -109,11 +109,11 @@ impl Shipment {
     }
 }
 
-/// (org, send, shard, seq, attempt, started, repeated)
-type ChunkFacts = (PyBackedBytes, PyBackedBytes, i16, i32, i16, i16, bool);
+/// (org, send, shard, seq, attempt, tries, started, repeated)
+type ChunkFacts = (PyBackedBytes, PyBackedBytes, i16, i32, i16, i16, i16, bool);
 
-/// (`at_most_once`, `planned_ms`, `expires_ms`)
-type SendFacts = (bool, i64, i64);
+/// (`at_most_once`, `planned_ms`, `expires_ms`, `retried_ms`)
+type SendFacts = (bool, i64, i64, i64);
 
 #[pymethods]
 impl Shipment {
@@ -131,15 +131,16 @@ impl Shipment {
         class_: &str,
         now_ms: i64,
     ) -> PyResult<Self> {
-        let (org, of, shard, seq, attempt, started, repeated) = chunk;
-        let (at_most_once, planned_ms, expires_ms) = send;
+        let (org, of, shard, seq, attempt, tries, started, repeated) = chunk;
+        let (at_most_once, planned_ms, expires_ms, retried_ms) = send;
         let (org, of) = (id("org", &org)?, id("send", &of)?);
         let manifest = Manifest {
             chunk: Chunk { org, send: of, shard, seq, attempt },
-            terms: Terms { attempt, at_most_once, expires_ms },
+            terms: Terms { tries, at_most_once, expires_ms },
             planned_ms,
             started,
             repeated,
+            retried_ms,
         };
         let (class, wire, berth) = (class(class_)?, wire.0.clone(), lanes.berth());
         let halts = Arc::clone(&berth.halts);

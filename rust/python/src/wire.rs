@@ -179,23 +179,23 @@ fn heard(ruling: &Ruling) -> PyResult<outcome::Ruling<'_>> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (transport, status, headers, body, attempt, now_ms, chance))]
+#[pyo3(signature = (transport, status, headers, body, tries, now_ms, chance))]
 pub fn rule_answered(
     transport: &str,
     status: u16,
     headers: HashMap<String, String>,
     body: &[u8],
-    attempt: i16,
+    tries: i16,
     now_ms: i64,
     chance: f64,
 ) -> PyResult<Ruling> {
     let read = answer::read(self::transport(transport)?, status, |name| headers.get(name).map(String::as_str), body);
-    Ok(told(outcome::Ruling::answered(read, attempt, now_ms, chance)))
+    Ok(told(outcome::Ruling::answered(read, tries, now_ms, chance)))
 }
 
 #[pyfunction]
-pub fn rule_unanswered(reason: &str, attempt: i16, now_ms: i64, chance: f64) -> Ruling {
-    told(outcome::Ruling::unanswered(reason.into(), attempt, now_ms, chance))
+pub fn rule_unanswered(reason: &str, tries: i16, now_ms: i64, chance: f64) -> Ruling {
+    told(outcome::Ruling::unanswered(reason.into(), tries, now_ms, chance))
 }
 
 #[pyfunction]
@@ -210,16 +210,16 @@ pub fn retry_after_s(header: Option<&str>, now_ms: i64) -> Option<f64> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (ruling, attempt, at_most_once, expires_ms, unanswered, sent))]
+#[pyo3(signature = (ruling, tries, at_most_once, expires_ms, unanswered, sent))]
 pub fn settle(
     ruling: Ruling,
-    attempt: i16,
+    tries: i16,
     at_most_once: bool,
     expires_ms: i64,
     unanswered: Option<&str>,
     sent: bool,
 ) -> PyResult<Ruling> {
-    let terms = Terms { attempt, at_most_once, expires_ms };
+    let terms = Terms { tries, at_most_once, expires_ms };
     Ok(told(retry::settle(heard(&ruling)?, &terms, unanswered, sent)))
 }
 

@@ -1,18 +1,18 @@
 """A refused credential: who is counted, and what counts."""
 
-from uuid import UUID
+from datetime import UTC, datetime
 
 import pytest
 
 from sendora.kernel.ids import new_id
 from sendora.modules.push import apns, fcm
-from sendora.modules.push.halts import KEPT_MAX, REFUSALS_MAX, Halts
+from sendora.modules.push.halts import KEPT_MAX, REFUSALS_MAX, Halts, Since
 from sendora.modules.push.parts import Verdict
 
-SEND, LANE = new_id(), "apns:1:production"
+SEND, LANE = (new_id(), None), "apns:1:production"
 
 
-def answers(halts: Halts, n: int, *, reason: str = "InvalidProviderToken", send: UUID = SEND) -> list[bool]:
+def answers(halts: Halts, n: int, *, reason: str = "InvalidProviderToken", send: Since = SEND) -> list[bool]:
     read = apns.read(403, {}, b'{"reason": "%b"}' % reason.encode())
     return [halts.heard(send, LANE, read) for _ in range(n)]
 
@@ -24,7 +24,8 @@ def test_a_hundred_identical_refusals_halt_the_send_on_that_lane() -> None:
     assert halts.reason(SEND, LANE) is None
     assert answers(halts, 3) == [True, False, False]
     assert halts.reason(SEND, LANE) == "InvalidProviderToken"
-    assert halts.reason(new_id(), LANE) is None
+    assert halts.reason((new_id(), None), LANE) is None
+    assert halts.reason((SEND[0], datetime.now(UTC)), LANE) is None, "who retried may have mended it"
     assert halts.reason(SEND, "apns:2:production") is None
 
 

@@ -113,9 +113,8 @@ def test_an_answer_may_be_anything(transport: Transport, status: int, said: dict
 
 
 def concluded(transport: Transport, reply: Reply, attempt: int, chance: float) -> tuple[Any, ...]:
-    send = msgspec.defstruct("Sent", [("id", UUID), ("audience_as_of", datetime)], frozen=True)(UUID(int=5), PLANNED)
     sending = PushSending.__new__(PushSending)
-    sending._send = cast(Send, send)
+    sending._send = cast(Send, SimpleNamespace(id=UUID(int=5), audience_as_of=PLANNED, retried_at=None))
     sending._process = cast(Any, SimpleNamespace(halts=Halts()))
     posted = Posted(
         position=3, lane="l", url="u", headers={}, body=b"", recipient=UUID(int=4), user_id="u", variant="v",

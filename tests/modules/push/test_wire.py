@@ -62,7 +62,7 @@ class Case(msgspec.Struct):
     rows: list[dict[str, Any]]
 
     def halted(self, lane: str) -> str | None:
-        return self.halts.reason(SEND, lane)
+        return self.halts.reason((SEND, None), lane)
 
 
 def plainly(case: Case, decided: _core.Decided) -> tuple[list[Posted], list[tuple[int, str, str]]]:
@@ -71,7 +71,7 @@ def plainly(case: Case, decided: _core.Decided) -> tuple[list[Posted], list[tupl
     sending._composed = case.composed
     sending._personal = Personal(case.composed.parts)
     sending._credentials = case.credentials
-    sending._send = cast(Any, SimpleNamespace(id=SEND))
+    sending._send = cast(Any, SimpleNamespace(id=SEND, retried_at=None))
     sending._process = cast(Any, SimpleNamespace(halts=case.halts))
     clock = SimpleNamespace(now=lambda: NOW)
     sending._kernel = cast(Any, SimpleNamespace(settings=SimpleNamespace(push=URLS), clock=clock))
@@ -283,7 +283,7 @@ def cases(draw: st.DrawFn) -> Case:
         lane = draw(st.sampled_from([f"apns:{UUID(int=1)}:production", f"fcm:{UUID(int=2)}", f"fcm:{UUID(int=12)}"]))
         refusal = apns.read(403, {}, b'{"reason":"InvalidProviderToken"}')
         for _ in range(REFUSALS_MAX):
-            halts.heard(SEND, lane, refusal)
+            halts.heard((SEND, None), lane, refusal)
     return Case(draw(composeds), credentials, tokens, halts, draw(st.lists(rows, min_size=1, max_size=4)))
 
 

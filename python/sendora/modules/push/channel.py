@@ -41,7 +41,7 @@ from sendora.modules import audiences
 from sendora.modules.push import apns, credentials, fcm, webpush, wire
 from sendora.modules.push.compose import NO_TEMPLATE, Composed, bypasses, compose, note
 from sendora.modules.push.grants import AWAY, Grants
-from sendora.modules.push.halts import Halts
+from sendora.modules.push.halts import Halts, Since
 from sendora.modules.push.model.providers import Apns, Credential, Credentials, Fcm, Vapid
 from sendora.modules.push.model.sends import Content, Target, to_row
 from sendora.modules.push.parts import (
@@ -182,6 +182,10 @@ class PushSending:
     def capped(self) -> bool:
         return self._capped
 
+    @property
+    def _since(self) -> Since:
+        return self._send.id, self._send.retried_at
+
     async def rows(self, connection: Connection, chunk: Chunk) -> bytes:
         return await targets.rows(connection, self._send.project, chunk, known=self._known)
 
@@ -220,13 +224,13 @@ class PushSending:
         verdict = READERS[posted.transport](reply.status, reply.headers, reply.body)
         if posted.elsewhere and verdict.reason == apns.BAD_DEVICE_TOKEN:
             verdict = msgspec.structs.replace(verdict, state="deferred", retry=apns.ELSEWHERE, retry_after=None)
-        if self._process.halts.heard(self._send.id, call.lane, verdict):
+        if self._process.halts.heard(self._since, call.lane, verdict):
             self._kernel.log.error("push.halted", send=str(self._send.id), lane=call.lane, reason=verdict.reason)
         if verdict.state == "damaged":
             return self._unanswered(posted, verdict.reason or NO_ANSWER, chunk, now_ms)
         if verdict.state == "deferred" and verdict.retry is not None:
             named = retry_after_s(verdict.retry_after, from_millis(now_ms))
-            wait = wait_s(verdict.retry, chunk.attempt, named, random.random())
+            wait = wait_s(verdict.retry, chunk.tries, named, random.random())
             return self._deferred(posted, verdict.reason or "", now_ms, wait, provider_id=verdict.provider_id)
         return Outcome(
             position=posted.position,
@@ -264,6 +268,7 @@ class PushSending:
                     lanes.identify(lane, identity.certificate.encode(), identity.key.encode())
         send = self._send
         expires_ms = -int(-send.expires_at.timestamp() * 1_000 // 1)
+        retried_ms = 0 if send.retried_at is None else millis(send.retried_at)
         shipment = await asyncio.to_thread(
             _core.Shipment,
             lanes,
@@ -271,8 +276,11 @@ class PushSending:
             self._wire(tokens),
             rows,
             caps,
-            (chunk.org.bytes, send.id.bytes, chunk.shard, chunk.seq, chunk.attempt, chunk.started, chunk.repeated),
-            (send.delivery == "at_most_once", millis(planned_at(send)), expires_ms),
+            (
+                *(chunk.org.bytes, send.id.bytes, chunk.shard, chunk.seq),
+                *(chunk.attempt, chunk.tries, chunk.started, chunk.repeated),
+            ),
+            (send.delivery == "at_most_once", millis(planned_at(send)), expires_ms, retried_ms),
             chunk.class_,
             now_ms,
         )
@@ -398,7 +406,7 @@ class PushSending:
                 if len(body) > apns.PAYLOAD_MAX:
                     return TOO_LARGE
                 url, lane = apns.url(urls, to.environment), apns.lane(id_, to.environment)
-                if halted := self._process.halts.reason(self._send.id, lane):
+                if halted := self._process.halts.reason(self._since, lane):
                     return halted
                 return apns.build(
                     parts,
@@ -417,7 +425,7 @@ class PushSending:
                 if fcm.size(built) > fcm.PAYLOAD_MAX:
                     return TOO_LARGE
                 lane = fcm.lane(id_)
-                if halted := self._process.halts.reason(self._send.id, lane):
+                if halted := self._process.halts.reason(self._since, lane):
                     return halted
                 return fcm.build(
                     parts,
@@ -478,7 +486,7 @@ class PushSending:
 
     def _unanswered(self, posted: Posted, reason: str, chunk: Chunk, now_ms: int) -> Outcome:
         """Promise 3: what was written and not answered may be repeated, if the send says so; delivery asks it."""
-        wait = wait_s(DAMAGED, chunk.attempt, None, random.random())
+        wait = wait_s(DAMAGED, chunk.tries, None, random.random())
         return msgspec.structs.replace(self._deferred(posted, reason, now_ms, wait), repeated=True)
 
     def _deferred(

@@ -4,6 +4,7 @@ Only for answers that every request under the credential would get (`Meaning.hop
 switched off. What may be one recipient's own (a wrong topic, a payload that grew) halts nobody, however often it comes.
 """
 
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -15,14 +16,17 @@ REFUSALS_MAX: Final = 100
 KEPT_MAX: Final = 10_000
 """Sends and lanes that are remembered; who is forgotten is refused another hundred times."""
 
+Since = tuple[UUID, datetime | None]
+"""A send, and when it was last retried: whoever retries may have mended what was refused."""
+
 
 class Halts:
     """What one process has heard, by send and lane."""
 
     def __init__(self) -> None:
-        self._refusals: dict[tuple[UUID, str], tuple[str, int]] = {}
+        self._refusals: dict[tuple[Since, str], tuple[str, int]] = {}
 
-    def heard(self, send: UUID, lane: str, verdict: Verdict) -> bool:
+    def heard(self, send: Since, lane: str, verdict: Verdict) -> bool:
         """Take an answer in; True when it is the one that halts the send on this lane."""
         key = send, lane
         reason, n = self._refusals.get(key, ("", 0))
@@ -37,7 +41,7 @@ class Halts:
         self._refusals[key] = verdict.reason, n
         return n >= REFUSALS_MAX
 
-    def reason(self, send: UUID, lane: str) -> str | None:
+    def reason(self, send: Since, lane: str) -> str | None:
         """Why nobody is asked any more; None while somebody is."""
         reason, n = self._refusals.get((send, lane), ("", 0))
         return reason if n >= REFUSALS_MAX else None

@@ -13,15 +13,18 @@ pub const REFUSALS_MAX: u32 = 100;
 /// Sends and lanes that are remembered; who is forgotten is refused another hundred times.
 const KEPT_MAX: usize = 10_000;
 
+/// A send, and the millisecond at which it was last retried, or 0: whoever retries may have mended what was refused.
+pub type Since = (Id, i64);
+
 /// What one process has heard, by send and lane.
 #[derive(Debug, Default)]
 pub struct Halts {
-    refusals: HashMap<(Id, Arc<str>), (String, u32)>,
+    refusals: HashMap<(Since, Arc<str>), (String, u32)>,
 }
 
 impl Halts {
     /// Takes an answer in; true when it is the one that halts the send on this lane.
-    pub fn heard(&mut self, send: Id, lane: &Arc<str>, verdict: &Verdict<'_>) -> bool {
+    pub fn heard(&mut self, send: Since, lane: &Arc<str>, verdict: &Verdict<'_>) -> bool {
         if matches!(verdict.state, State::Deferred | State::Damaged) {
             return false; // No word about the credential.
         }
@@ -51,7 +54,7 @@ impl Halts {
     }
 
     /// Why nobody is asked any more; None while somebody is.
-    pub fn reason(&self, send: Id, lane: &Arc<str>) -> Option<&str> {
+    pub fn reason(&self, send: Since, lane: &Arc<str>) -> Option<&str> {
         let (reason, n) = self.refusals.get(&(send, Arc::clone(lane)))?;
         (*n >= REFUSALS_MAX).then_some(reason)
     }
@@ -68,7 +71,7 @@ mod tests {
         let mut halts = Halts::default();
         let lane: Arc<str> = "apns:x:production".into();
         let heard = |halts: &mut Halts, status, body: &str| {
-            halts.heard([1; 16], &lane, &read(Transport::Apns, status, |_| None, body.as_bytes()))
+            halts.heard(([1; 16], 0), &lane, &read(Transport::Apns, status, |_| None, body.as_bytes()))
         };
         let refused = r#"{"reason":"InvalidProviderToken"}"#;
         for _ in 1..REFUSALS_MAX {
@@ -79,10 +82,11 @@ mod tests {
         for _ in 1..REFUSALS_MAX {
             assert!(!heard(&mut halts, 403, refused));
         }
-        assert_eq!(halts.reason([1; 16], &lane), None);
+        assert_eq!(halts.reason(([1; 16], 0), &lane), None);
         assert!(heard(&mut halts, 403, refused));
         assert!(!heard(&mut halts, 403, refused) && !heard(&mut halts, 200, ""));
-        assert_eq!(halts.reason([1; 16], &lane), Some("InvalidProviderToken"));
-        assert_eq!(halts.reason([2; 16], &lane), None);
+        assert_eq!(halts.reason(([1; 16], 0), &lane), Some("InvalidProviderToken"));
+        assert_eq!(halts.reason(([2; 16], 0), &lane), None);
+        assert_eq!(halts.reason(([1; 16], 5), &lane), None, "retried since");
     }
 }
