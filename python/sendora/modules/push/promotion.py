@@ -11,6 +11,7 @@ from typing import Final
 from sendora.kernel.ids import OrgId, ProjectId, TestId
 from sendora.kernel.life import Kernel
 from sendora.modules import orgs
+from sendora.modules.push import tallies
 from sendora.modules.push.model import readout
 from sendora.modules.push.store import content as store
 from sendora.modules.push.store.content import Test
@@ -34,8 +35,8 @@ async def promote(kernel: Kernel) -> None:
 
 
 async def _examine(kernel: Kernel, org: OrgId, project: ProjectId, test: Test) -> None:
-    tallies = await store.tally_test(kernel.db, org, project, TestId(test.id), readout.FOLLOW_UP)
-    winner = readout.decide(test.variants, tallies)
+    counted = await tallies.of_test(kernel, org, project, TestId(test.id))
+    winner = readout.decide(test.variants, counted.tallies)
     if winner is None:
         return
     async with kernel.db.transaction() as connection:

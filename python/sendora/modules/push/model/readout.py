@@ -17,11 +17,12 @@ is to be read from events.
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
+from sendora.kernel.clock import iso
 from sendora.kernel.wire import Wire
 from sendora.modules.push.model import evidence
 from sendora.modules.push.model.content import Variant
@@ -43,6 +44,20 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     settled: int = 0
     settled_opened: int = 0
     settled_clicked: int = 0
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """By variant; those that nobody was drawn for are missing."""
+
+    tallies: dict[str, Tally]
+    as_of: datetime | None
+    """None: it is being counted for the first time."""
+    age_s: float = 0.0
+    took_s: float = 0.0
+
+    def good_s(self, quick_s: float, reuse: float) -> float:
+        """For how long it may be shown instead of another count; 0 for what was counted within `quick_s`."""
+        return self.took_s * reuse - self.age_s if self.took_s > quick_s else 0.0
 
 
 class Reading(Wire, frozen=True, kw_only=True):
@@ -89,21 +104,23 @@ class TestStats(Wire, frozen=True, kw_only=True):
     control_key: str | None
     confidence: float
     follow_up_hours: int
+    as_of: str | None
+    """When this was counted; null while a test that went to millions is counted for the first time: ask again."""
     sample_ratio: SampleRatioShown
 
 
-def read(variants: list[Variant], winner: str | None, tallies: Mapping[str, Tally]) -> TestStats:
-    """`tallies`: by variant; who has none was drawn for nobody yet."""
-    seen = {one.key: tallies.get(one.key, Tally()) for one in variants}
+def read(variants: list[Variant], winner: str | None, counted: Counted) -> TestStats:
+    seen = {one.key: counted.tallies.get(one.key, Tally()) for one in variants}
     control = next((one.key for one in variants if _compared(one)), None)
     ratio = _sample_ratio(variants, seen)
     return TestStats(
         variants=[_variant(one, seen, control) for one in variants],
         winner_key=winner,
-        decided_key=decide(variants, tallies),
+        decided_key=decide(variants, counted.tallies),
         control_key=control,
         confidence=1 - evidence.ALPHA,
         follow_up_hours=int(FOLLOW_UP.total_seconds()) // 3_600,
+        as_of=None if counted.as_of is None else iso(counted.as_of),
         sample_ratio=SampleRatioShown(p_value=ratio.p_value, mismatch=ratio.mismatch),
     )
 

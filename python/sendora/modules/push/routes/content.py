@@ -10,7 +10,7 @@ from sendora.kernel.http import Paged, Principal, delete, get, patch, post
 from sendora.kernel.ids import NIL, TemplateId, TestId, parse_id
 from sendora.kernel.life import Kernel
 from sendora.kernel.wire import UNSET, Page, UnsetType, Wire
-from sendora.modules.push import lint
+from sendora.modules.push import lint, tallies
 from sendora.modules.push.compose import check_sizes, compose
 from sendora.modules.push.model import readout
 from sendora.modules.push.model.content import (
@@ -239,12 +239,13 @@ async def delete_test(kernel: Kernel, principal: Principal, test_id: str) -> Del
 )
 async def test_stats(kernel: Kernel, principal: Principal, test_id: str) -> TestStats:
     """B120, in people. Rates and their differences from the control have bounds that hold however often one looks, and
-    `sampleRatio` tells when people are missing (B267). `delivered` counts device receipts (C93)."""
+    `sampleRatio` tells when people are missing (B267). `delivered` counts device receipts (C93). What took long to
+    count is shown again for a while: `asOf`."""
     found = await store.find_test(kernel.db, principal.org, principal.project, _test_id(test_id))
     if found is None:
         raise NotFound("A/B test")
-    tallies = await store.tally_test(kernel.db, principal.org, principal.project, TestId(found.id), readout.FOLLOW_UP)
-    return readout.read(found.variants, found.winner_key, tallies)
+    counted = await tallies.of_test(kernel, principal.org, principal.project, TestId(found.id))
+    return readout.read(found.variants, found.winner_key, counted)
 
 
 def _check(content: TemplateContent) -> None:

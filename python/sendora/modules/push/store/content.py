@@ -15,7 +15,7 @@ from sendora.kernel.pg import Connection, Database, queries
 from sendora.kernel.wire import Listed, Page
 from sendora.modules.push.model.content import TemplateContent, TemplateShown, TestShown, Variant
 from sendora.modules.push.model.policies import Policies
-from sendora.modules.push.model.readout import Tally
+from sendora.modules.push.model.readout import Counted, Tally
 
 SQL: Final = queries(__file__, "content.sql")
 
@@ -144,12 +144,39 @@ async def mark_test_sent(db: Database | Connection, org: OrgId, project: Project
     await db.execute(SQL.mark_test_sent, org, project, test)
 
 
+async def last_tallies(db: Database | Connection, org: OrgId, project: ProjectId, test: TestId) -> Counted | None:
+    row = await db.fetchrow(SQL.last_tallies, org, project, test)
+    if row is None:
+        return None
+    tallies = msgspec.convert(row["tallies"], dict[str, Tally])
+    return Counted(tallies=tallies, as_of=row["tallied_at"], age_s=row["age_s"], took_s=row["tallied_s"])
+
+
+async def begin_tally(connection: Connection, test: TestId, most_s: float) -> datetime:
+    """In a transaction of its own: nobody else counts this test until it ends. Since when, by PostgreSQL's clock."""
+    await connection.execute(f"SET LOCAL statement_timeout = '{most_s:.0f}s'")
+    await connection.execute(SQL.lock_tallies, test, timeout=most_s)
+    since: datetime = await connection.fetchval(SQL.clock)
+    return since
+
+
 async def tally_test(
-    db: Database | Connection, org: OrgId, project: ProjectId, test: TestId, follow_up: timedelta
-) -> dict[str, Tally]:
-    """By variant; those that nobody was drawn for are missing."""
-    rows = await db.fetch(SQL.tally_test, org, project, str(test), follow_up)
-    return {row["variant"]: Tally(**{field: row[field] for field in Tally.__struct_fields__}) for row in rows}
+    connection: Connection,
+    org: OrgId,
+    project: ProjectId,
+    test: TestId,
+    follow_up: timedelta,
+    since: datetime,
+    most_s: float,
+) -> Counted:
+    """Counted and kept, as of `since`."""
+    rows = await connection.fetch(SQL.tally_test, org, project, str(test), follow_up, timeout=most_s)
+    fields = Tally.__struct_fields__
+    tallies = {row["variant"]: Tally(**{field: row[field] for field in fields}) for row in rows}
+    kept = await connection.fetchrow(SQL.keep_tallies, org, project, test, msgspec.to_builtins(tallies), since)
+    if kept is None:  # The test was deleted meanwhile.
+        return Counted(tallies=tallies, as_of=None)
+    return Counted(tallies=tallies, as_of=kept["tallied_at"], took_s=kept["tallied_s"])
 
 
 async def take_undecided_test(db: Database | Connection, older_than_s: float) -> tuple[OrgId, ProjectId, Test] | None:

@@ -107,6 +107,21 @@ SELECT variant, count(*) AS assigned, count(first_at) AS sent, count(delivered_a
  CROSS JOIN LATERAL (SELECT first_at <= now() - $4::interval AS settled) AS day
  GROUP BY variant;
 
+-- name: lock_tallies
+SELECT pg_advisory_xact_lock(hashtextextended('push_ab_tests.tallies.' || $1::uuid, 0));
+
+-- name: clock
+SELECT clock_timestamp();
+
+-- name: last_tallies
+SELECT tallies, tallied_at, tallied_s, extract(epoch FROM clock_timestamp() - tallied_at)::double precision AS age_s
+  FROM push_ab_tests WHERE org_id = $1 AND project_id = $2 AND id = $3 AND tallied_at IS NOT NULL;
+
+-- name: keep_tallies
+UPDATE push_ab_tests
+   SET tallies = $4, tallied_at = $5, tallied_s = extract(epoch FROM clock_timestamp() - $5::timestamptz)::double precision
+ WHERE org_id = $1 AND project_id = $2 AND id = $3 RETURNING tallied_at, tallied_s;
+
 -- name: policies
 SELECT * FROM push_settings WHERE org_id = $1;
 
