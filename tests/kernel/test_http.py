@@ -78,6 +78,7 @@ async def list_things(
     sort_by: Literal["name", "age"] = "name",
     min_age: Annotated[int, QueryParameter(ge=0)] = 0,
     max_age: Annotated[int, msgspec.Meta(le=99)] = 9,
+    of_kind: Annotated[str, msgspec.Meta(max_length=5)] | None = None,
     mood: Annotated[str, HeaderParameter(name="x-mood")] = "good",
 ) -> Paged[Thing]:
     rows = [Thing(id=str(n), display_name=f"{sort_by} {min_age} {max_age} {mood}") for n in range(page.size)]
@@ -284,6 +285,7 @@ async def test_success_and_pages(api: httpx.AsyncClient) -> None:
         ("minAge=-1", "minAge"),
         ("minAge=", "minAge"),
         ("maxAge=100", "maxAge"),
+        ("ofKind=sixsix", "ofKind"),
         ("sortBy=%00", "query"),
         ("sortBy=%ff", "query"),
         ("sortBy=%ed%a0%80", "query"),
@@ -636,6 +638,7 @@ async def test_the_document(api: httpx.AsyncClient) -> None:
         "sortBy",
         "minAge",
         "maxAge",
+        "ofKind",
         "x-mood",
     }
     hot = paths["/api/v1/beats"]["post"]

@@ -1,9 +1,12 @@
 """Between Litestar and a room's handler: what the handler takes, from where, and what happens just before it runs."""
 
 import dataclasses
+import functools
 import hashlib
 import inspect
+import operator
 import re
+import types
 import typing
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
@@ -199,11 +202,22 @@ def _path_of(hint: Any) -> Any:
     return Annotated[hint, PathParameter()]
 
 
+def _unwrapped(hint: Any) -> tuple[Any, ...]:
+    """A hint and what it is annotated with, be it as a whole or a member of a union, as in `Annotated[..] | None`."""
+    if typing.get_origin(hint) is Annotated:
+        return typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        members = [_unwrapped(member) for member in typing.get_args(hint)]
+        bare = functools.reduce(operator.or_, (member for member, *_ in members))
+        return bare, *(one for _, *more in members for one in more)
+    return (hint,)
+
+
 def _query(name: str, hint: Any) -> Any:
     """A query parameter is camelCase on the wire; a marker for a header or with a name of its own stays as it is."""
     first, *rest = name.split("_")
     wire_name = first + "".join(word.capitalize() for word in rest)
-    inner, *extras = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+    inner, *extras = _unwrapped(hint)
     bounds: dict[str, Any] = {}
     for extra in extras:
         if isinstance(extra, msgspec.Meta):
