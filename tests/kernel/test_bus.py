@@ -711,6 +711,25 @@ async def test_a_gap_in_the_deliveries_is_noticed(kernel: Kernel) -> None:
     assert eaten.seen == said
 
 
+async def test_a_silent_subject_is_not_left_behind(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose messages are rare goes on with the log, so that it is not thought to have missed what expires; and misses
+    nothing that comes meanwhile."""
+    monkeypatch.setattr(stage_module, "IDLE_S", 0.0)
+    eaten, other = Eaten(kernel, single=True), Eaten(kernel)
+    await eaten.say(b"first")
+    async with eaten.running():
+        (last, *_) = reversed(await other.say(*[b"x"] * 5))
+
+        async def followed() -> bool:
+            return await reached(kernel.db, eaten.id) >= last
+
+        await eventually(followed)
+        for n in range(20):
+            await asyncio.gather(eaten.say(b"%d" % n), other.say(b"y"))
+        await eventually(lambda: len(eaten.seen) == 21)
+    assert eaten.seen == [b"first", *(b"%d" % n for n in range(20))]
+
+
 async def test_a_stream_that_began_anew(own: Embedded) -> None:
     """The log was lost and made again: its numbers are below the position, and what is in it is eaten all the same."""
     settings = load({**own.environment, "SENDORA_LOG__LEVEL": "error"})

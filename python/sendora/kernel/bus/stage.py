@@ -73,6 +73,10 @@ GATHER_S: Final = 0.05
 """Between the beginnings of two batches that were not full. A reader that keeps up would otherwise pay a transaction
 for each frame, a hundred times a second, and leave others less; what comes alone is eaten at once."""
 
+IDLE_S: Final = 3_600.0
+"""How often a single consumer that gets nothing looks how far the log has gone on without it. Else one whose subject is
+silent for longer than the log keeps would stand before the log's beginning, as if it had missed something."""
+
 RENEW_S: Final = 3.0
 LOOK_S: Final = 1.0
 """How often a lease is renewed, or looked for."""
@@ -212,6 +216,7 @@ class StageRunner:
 
     async def _eat_from(self, position: int, tries: int, source: Pull) -> None:
         delivered = 0
+        looked = time.monotonic()
         while not self._stop.is_set():
             began = time.monotonic()
             messages = await source.fetch(self._consumer.batch_max if tries <= SUSPECT_AFTER else 1)
@@ -231,8 +236,22 @@ class StageRunner:
                     await self._advance(position)
                 tries = 1
             await _ack(messages)
+            if messages:
+                looked = began
+            elif began - looked >= IDLE_S:
+                position, looked = await self._follow(position), began
             if messages and len(messages) < self._consumer.batch_max:
                 await self._pause(began + GATHER_S - time.monotonic())
+
+    async def _follow(self, position: int) -> int:
+        """The end of the stream, where nothing before it is left for this consumer."""
+        with suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):  # Then the next time.
+            last = (await self._bus.stream.stream_info(self._consumer.stream)).state.last_seq
+            left = await self._bus.stream.consumer_info(self._consumer.stream, self._consumer.name)
+            if last > position and not left.num_pending and not left.num_ack_pending:
+                await self._advance(last)
+                return last
+        return position
 
     async def _eat_fresh(self, messages: list[Msg], tries: int) -> None:
         if tries > TRIES_MAX:
