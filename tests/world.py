@@ -57,6 +57,9 @@ class Pushed(msgspec.Struct, frozen=True, rename="camel"):
     """None when it was never answered."""
     title: str | None
     body: str | None
+    payload: str | None = None
+    """The whole of it as the device gets it, with the simulator's switch `logPayloads`; and the headers."""
+    headers: dict[str, str] = {}
 
 
 class World:

@@ -156,23 +156,18 @@ async def test_from_the_subscription_to_the_click(shop: Shop) -> None:
         {"id": "track", "title": "Track", "url": "/orders/7/track", "icon": "square.and.arrow.up"},
         {"id": "later", "title": "Later"},
     ]
-    send = await world.sent(userIds=["ada"], title="Shipped", body="On its way", data=data, actions=buttons)
+    said = {"title": "Shipped", "body": "On its way", "data": data, "actions": buttons, "icon": "/icon.png"}
+    await world.cluster.ask_simulator("POST", "/_/switches", {"logPayloads": True})
+    send = await world.sent(userIds=["ada"], **said)
+    await world.cluster.ask_simulator("POST", "/_/switches", {"logPayloads": None})
     (pushed,) = await world.pushed(send)
     assert (pushed.transport, pushed.title, pushed.body, pushed.status) == ("webpush", "Shipped", "On its way", 201)
     ids = {"sendoraSendId": str(send), "sendoraDeliveryId": pushed.delivery_id}
     assert pushed.send_id == str(send) and pushed.delivery_id is not None
 
-    # The log has the texts and the ids of the message; data and buttons are what was asked for.
-    message = {
-        "title": pushed.title,
-        "body": pushed.body,
-        "icon": "/icon.png",
-        "image": "/image.png",
-        **ids,
-        "data": {**data, **ids},
-        "actions": [{**one, "action": one["id"]} for one in buttons],
-    }
-    (notification,) = await shop.push(message)
+    # What the worker is handed is what the sender has sent, as the simulator decrypted it.
+    assert pushed.payload is not None
+    (notification,) = await shop.push(pushed.payload)
     assert (notification["title"], notification["body"]) == ("Shipped", "On its way")
     assert notification["icon"] == f"{shop.site.url}/icon.png"
     assert notification["data"].items() >= {**data, **ids}.items()
@@ -202,7 +197,7 @@ async def test_from_the_subscription_to_the_click(shop: Shop) -> None:
     assert not await tab.run(SHOWN), "a click closes it"
 
     # A button: its own address, and its name.
-    await shop.push(message)
+    await shop.push(pushed.payload)
     assert await tab.in_worker(CLICK % '"track"') == [f"{shop.site.url}/orders/7/track"]
 
     async def clicked() -> dict[str, Any]:

@@ -171,6 +171,7 @@ pub fn take(simulator: &Simulator, request: &Request) -> Reply {
         delivery_id: text(payload, &["sendoraDeliveryId"]).or_else(|| text(payload, &["data", "sendoraDeliveryId"])),
         title: text(alert, &["title"]),
         body: alert.and_then(Value::as_str).or_else(|| text(alert, &["body"])),
+        payload: &request.body,
         dry: false,
     };
     let id =

@@ -3,17 +3,19 @@
 //! A provider looks at a request in this order: an outage and a throttle that the switches ask for, then the checks
 //! (credentials, headers, payload), then the device's token. The token's wish can be overruled by all of the former.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::Simulator;
-use crate::log::{Entry, now_ms};
+use crate::log::{Entry, Whole, now_ms};
 use crate::server::Connection;
 use crate::switches::Place;
 use crate::token::{Grammar, Outcome, Transport};
@@ -96,6 +98,8 @@ pub struct Message<'a> {
     pub delivery_id: Option<&'a str>,
     pub title: Option<&'a str>,
     pub body: Option<&'a str>,
+    /// As the device gets it.
+    pub payload: &'a [u8],
     /// Only checked, not taken (FCM's `validate_only`).
     pub dry: bool,
 }
@@ -103,6 +107,12 @@ pub struct Message<'a> {
 impl Request {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// All but the credential.
+    fn plain_headers(&self) -> BTreeMap<&str, Cow<'_, str>> {
+        let headers = self.head.headers.iter().filter(|(name, _)| *name != AUTHORIZATION);
+        headers.map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))).collect()
     }
 
     /// Host and port as the client wrote them.
@@ -197,6 +207,10 @@ impl Simulator {
             stream: request.stream,
             title: message.title,
             body: message.body,
+            whole: self
+                .switches()
+                .log_payloads
+                .then(|| Whole { payload: String::from_utf8_lossy(message.payload), headers: request.plain_headers() }),
         });
         Reply { fate, delay_ms }
     }

@@ -66,6 +66,7 @@ pub fn take(simulator: &Simulator, request: &Request) -> Reply {
         delivery_id: text(body, &["message", "data", "sendoraDeliveryId"]),
         title: shown("title"),
         body: shown("body"),
+        payload: &request.body,
         dry,
     };
     let check = || {

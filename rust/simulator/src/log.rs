@@ -4,6 +4,8 @@
 //! the end of the process write at once. So the file lags the answers by a few milliseconds, and only a SIGKILL of the
 //! simulator itself can lose a line. A log that cannot be written ends the simulator: without the oracle nothing is proved.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -44,6 +46,16 @@ pub struct Entry<'a> {
     pub stream: Option<u32>,
     pub title: Option<&'a str>,
     pub body: Option<&'a str>,
+    /// With the switch `logPayloads`.
+    #[serde(flatten)]
+    pub whole: Option<Whole<'a>>,
+}
+
+/// A request as the device's system would see it.
+#[derive(Debug, Serialize)]
+pub struct Whole<'a> {
+    pub payload: Cow<'a, str>,
+    pub headers: BTreeMap<&'a str, Cow<'a, str>>,
 }
 
 pub struct Log {

@@ -9,6 +9,7 @@ const STREAMS: u32 = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "switches")]
 pub struct Switches {
     /// GOAWAY after each connection's n-th request; what came before it is answered. 0: never.
     pub goaway_every: u64,
@@ -24,6 +25,8 @@ pub struct Switches {
     pub throttle_all: bool,
     /// 429 TooManyProviderTokenUpdates for APNs tokens that came too early, instead of only counting them.
     pub refuse_token_updates: bool,
+    /// Each line of the log has the whole payload (a browser's decrypted) and the headers beside the credential.
+    pub log_payloads: bool,
     /// Not a state but a deed: the provider and access tokens of this instant are no longer good. Reads as false.
     pub expire_provider_tokens: bool,
 }
@@ -48,6 +51,7 @@ impl Default for Switches {
             outage: None,
             throttle_all: false,
             refuse_token_updates: false,
+            log_payloads: false,
             expire_provider_tokens: false,
         }
     }

@@ -130,6 +130,7 @@ pub fn take(simulator: &Simulator, request: &Request) -> Reply {
         delivery_id: either("sendoraDeliveryId"),
         title: text(payload, &["title"]).or_else(|| text(payload, &["notification", "title"])),
         body: text(payload, &["body"]).or_else(|| text(payload, &["notification", "body"])),
+        payload: plain.as_ref().and_then(|plain| plain.as_deref().ok()).unwrap_or_default(),
         dry: false,
     };
     let check = || {
