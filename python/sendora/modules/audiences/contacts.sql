@@ -8,36 +8,21 @@
 
 -- name: resolve
 -- Of each name given, the person it leads to (no row: nobody), and whether that person is in the list under any name.
-WITH RECURSIVE up AS (
-    SELECT u.name, u.name AS at, 0 AS depth FROM unnest($4::text[]) AS u (name)
-    UNION ALL
-    SELECT u.name, p.merged_into, u.depth + 1
-      FROM up u
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND u.depth < 16
-), ends AS (
-    SELECT DISTINCT ON (name) name, at AS person FROM up ORDER BY name, depth DESC
+WITH ends AS (
+    SELECT name, person FROM person_of_names($1, $2, $4)
 ), people AS (
     SELECT e.name, e.person FROM ends e
      CROSS JOIN LATERAL (
          SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = e.person
          OFFSET 0) AS p
      WHERE p.merged_into IS NULL
-), down AS (
-    SELECT DISTINCT person, person AS alias FROM people
-    UNION
-    SELECT d.person, p.external_id
-      FROM down d
-     CROSS JOIN LATERAL (
-         SELECT p.external_id FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.alias
-         OFFSET 0) AS p
+), names AS (
+    SELECT person, name FROM names_of_people($1, $2, ARRAY(SELECT DISTINCT person FROM people))
 ), there AS (
-    SELECT DISTINCT d.person FROM down d
+    SELECT DISTINCT n.person FROM names n
      CROSS JOIN LATERAL (
          SELECT c.audience_id FROM audience_contacts c
-          WHERE c.org_id = $1 AND c.project_id = $2 AND c.external_id = d.alias
+          WHERE c.org_id = $1 AND c.project_id = $2 AND c.external_id = n.name
          OFFSET 0) AS c
      WHERE c.audience_id = $3
 )
@@ -75,30 +60,15 @@ SELECT c.audience_id, a.name, min(c.added_at) AS added_at
 
 -- name: find
 -- Of these names, who is in one of the lists; under any name that the person ever had.
-WITH RECURSIVE up AS (
-    SELECT u.name, u.name AS at, 0 AS depth FROM unnest($3::text[]) AS u (name)
-    UNION ALL
-    SELECT u.name, p.merged_into, u.depth + 1
-      FROM up u
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND u.depth < 16
-), ends AS (
-    SELECT DISTINCT ON (name) name, at AS person FROM up ORDER BY name, depth DESC
-), down AS (
-    SELECT DISTINCT person, person AS alias FROM ends
-    UNION
-    SELECT d.person, p.external_id
-      FROM down d
-     CROSS JOIN LATERAL (
-         SELECT p.external_id FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.alias
-         OFFSET 0) AS p
+WITH ends AS (
+    SELECT name, person FROM person_of_names($1, $2, $3)
+), names AS (
+    SELECT person, name FROM names_of_people($1, $2, ARRAY(SELECT DISTINCT person FROM ends))
 ), listed AS (
-    SELECT DISTINCT d.person FROM down d
+    SELECT DISTINCT n.person FROM names n
      CROSS JOIN LATERAL (
          SELECT c.audience_id FROM audience_contacts c
-          WHERE c.org_id = $1 AND c.project_id = $2 AND c.external_id = d.alias
+          WHERE c.org_id = $1 AND c.project_id = $2 AND c.external_id = n.name
          OFFSET 0) AS c
      WHERE c.audience_id = ANY($4::uuid[])
 )

@@ -82,47 +82,16 @@ SELECT EXISTS (SELECT FROM event_days WHERE org_id = $1 AND project_id = $2);
 -- An event counts for whoever the person is now (C69): the one at the end of the chain of takeovers. $3 are the types
 -- that the rule asks for, $4 the earliest instant that matters (NULL: ever), $5 whether properties are looked at, $6 whose
 -- events (NULL: everybody's). COPY takes its arguments as literals, so a NULL leaves nothing in the plan.
---
--- LATERAL with OFFSET 0 keeps a step of the chain a look-up by the primary key. PostgreSQL knows nothing of a table that was
--- filled a moment ago, takes a project's people for one, and would read all of them for each takeover.
-WITH RECURSIVE chain AS (
-    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
-      FROM profiles p WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.merged_into IS NOT NULL
-    UNION ALL
-    SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p
-          WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND c.depth < 16
-), merged AS (
-    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
-)
 SELECT coalesce(m.person, e.person), e.event_type, e.occurred_at, CASE WHEN $5::boolean THEN e.properties END
-  FROM events e LEFT JOIN merged m ON m.name = e.person
+  FROM events e LEFT JOIN takeovers_of_project($1::uuid, $2::uuid) AS m ON m.name = e.person
  WHERE e.org_id = $1::uuid AND e.project_id = $2::uuid AND e.event_type = ANY($3::text[])
    AND ($4::timestamptz IS NULL OR e.occurred_at >= $4::timestamptz) AND e.person IS NOT NULL
    AND ($6::text[] IS NULL OR coalesce(m.person, e.person) = ANY($6::text[]));
 
 -- name: days
 -- The same of events that were rolled up; $5 is whose.
-WITH RECURSIVE chain AS (
-    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
-      FROM profiles p WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.merged_into IS NOT NULL
-    UNION ALL
-    SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p
-          WHERE p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND c.depth < 16
-), merged AS (
-    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
-)
 SELECT coalesce(m.person, d.person), d.event_type, d.day, d.count, d.first_at, d.last_at
-  FROM event_days d LEFT JOIN merged m ON m.name = d.person
+  FROM event_days d LEFT JOIN takeovers_of_project($1::uuid, $2::uuid) AS m ON m.name = d.person
  WHERE d.org_id = $1::uuid AND d.project_id = $2::uuid AND d.event_type = ANY($3::text[])
    AND ($4::timestamptz IS NULL OR d.last_at >= $4::timestamptz)
    AND ($5::text[] IS NULL OR coalesce(m.person, d.person) = ANY($5::text[]));

@@ -1,29 +1,15 @@
 -- writes: live_activities, live_activity_updates, live_activity_starts, live_activity_starters
 -- reads: profiles, chunks, deliveries
 --
--- A person is everybody whom the person has taken over (profiles.merged_into; C69): each look-up follows that, and a row
--- keeps the name under which it was made. LATERAL with OFFSET 0 keeps a look-up one for each row, also on tables that
+-- A person is everybody whom the person has taken over (`person_of_names`, `names_of_people`; C69): each look-up follows that,
+-- and a row keeps the name under which it was made. LATERAL with OFFSET 0 keeps a look-up one for each row, also on tables that
 -- PostgreSQL knows nothing of yet.
 
 -- name: person
 -- Whoever took this name over, and all names of that person.
-WITH RECURSIVE up AS (
-    SELECT $3::text AS at, 0 AS depth
-    UNION ALL
-    SELECT p.merged_into, u.depth + 1
-      FROM up u
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND u.depth < 16
-), person AS (
-    SELECT at FROM up ORDER BY depth DESC LIMIT 1
-), down AS (
-    SELECT at AS name FROM person
-    UNION
-    SELECT p.external_id FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.name
-)
-SELECT (SELECT at FROM person) AS person, array_agg(name) AS names FROM down;
+SELECT n.person, array_agg(n.name) AS names
+  FROM names_of_people($1, $2, ARRAY(SELECT person FROM person_of_names($1, $2, ARRAY[$3::text]))) AS n
+ GROUP BY n.person;
 
 -- name: claim
 -- Registrations of one token, and those of one activity, take turns; in one order, so that none wait in a circle.
@@ -131,25 +117,13 @@ SELECT count(*) FROM live_activities
 -- name: startable
 -- Each person once, with the token that was registered last, and whether an activity of that name was there before: one
 -- whose start came to nobody does not count.
-WITH RECURSIVE up AS (
-    SELECT u.id AS name, u.id AS at, 0 AS depth FROM unnest($3::text[]) AS u (id)
-    UNION ALL
-    SELECT u.name, p.merged_into, u.depth + 1
-      FROM up u
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND u.depth < 16
-), asked AS (
-    SELECT DISTINCT person FROM (SELECT DISTINCT ON (name) at AS person FROM up ORDER BY name, depth DESC) AS ends
-), down AS (
-    SELECT person, person AS name FROM asked
-    UNION
-    SELECT d.person, p.external_id
-      FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.name
+WITH asked AS (
+    SELECT DISTINCT person FROM person_of_names($1, $2, $3)
+), names AS (
+    SELECT person, name FROM names_of_people($1, $2, ARRAY(SELECT person FROM asked))
 ), found AS (
     SELECT DISTINCT ON (d.person) d.person, s.id
-      FROM down d
+      FROM names d
      CROSS JOIN LATERAL (
          SELECT id, registered_at FROM live_activity_starters s
           WHERE s.org_id = $1 AND s.project_id = $2 AND s.user_id = d.name AND s.activity_type = $4
@@ -157,7 +131,7 @@ WITH RECURSIVE up AS (
      ORDER BY d.person, s.registered_at DESC, s.id DESC
 ), before AS (
     SELECT DISTINCT d.person
-      FROM down d
+      FROM names d
      CROSS JOIN LATERAL (
          SELECT FROM live_activities a
           WHERE a.org_id = $1 AND a.project_id = $2 AND a.user_id = d.name AND a.activity_type = $4 AND a.external_id = $5

@@ -181,6 +181,8 @@ class Providers(Wire, frozen=True, kw_only=True):
 
 
 class TooManyApps(Conflict):
+    """The project has as many apps with credentials as one may have."""
+
     def __init__(self) -> None:
         super().__init__(f"A project has at most {APPS_MAX} apps with credentials; remove one first.", "too_many_apps")
 

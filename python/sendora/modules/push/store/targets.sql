@@ -2,47 +2,28 @@
 -- reads: profiles, chunks, deliveries
 --
 -- A person owns the devices registered under their own id and under the anonymous ids that they have taken over
--- (profiles.merged_into, one row; C69). `plan_targets` is the planner's temporary table, `audience_members` the audience's.
+-- (`person_of_names`, `names_of_people`; C69). `plan_targets` is the planner's temporary table, `audience_members` the
+-- audience's.
 --
 -- LATERAL with OFFSET 0 keeps a look-up one for each row. PostgreSQL knows nothing of a table that was filled a moment ago,
 -- takes a project's devices for one row, and would read all of them for each recipient: seconds for a chunk of 250.
 
 -- name: strays
 -- Devices that are still registered under a name that somebody has taken over.
-WITH RECURSIVE chain AS (
-    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
-      FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into IS NOT NULL
-    UNION ALL
-    SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND c.depth < 16
-), merged AS (
-    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
-)
-SELECT t.id, t.user_id, g.person FROM merged g
-  JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = g.name
+SELECT t.id, t.user_id, g.person FROM takeovers_of_project($1, $2) AS g
+ CROSS JOIN LATERAL (
+     SELECT id, user_id FROM push_tokens t WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = g.name
+     OFFSET 0) AS t
  WHERE g.person <> g.name
  ORDER BY t.id LIMIT $3;
 
 -- name: strays_of_users
-WITH RECURSIVE up AS (
-    SELECT u.id AS name, u.id AS at, 0 AS depth FROM unnest($3::text[]) AS u (id)
-    UNION ALL
-    SELECT u.name, p.merged_into, u.depth + 1
-      FROM up u JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
-     WHERE p.merged_into IS NOT NULL AND u.depth < 16
-), down AS (
-    SELECT DISTINCT at AS person, at AS owner FROM (SELECT DISTINCT ON (name) at FROM up ORDER BY name, depth DESC) AS ends
-    UNION
-    SELECT d.person, p.external_id
-      FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.owner
-)
-SELECT t.id, t.user_id, d.person FROM down d
-  JOIN push_tokens t ON t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner
- WHERE d.owner <> d.person
+SELECT t.id, t.user_id, n.person
+  FROM names_of_people($1, $2, ARRAY(SELECT DISTINCT person FROM person_of_names($1, $2, $3))) AS n
+ CROSS JOIN LATERAL (
+     SELECT id, user_id FROM push_tokens t WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = n.name
+     OFFSET 0) AS t
+ WHERE n.name <> n.person
  ORDER BY t.id LIMIT $4;
 
 -- name: adopt
@@ -55,24 +36,14 @@ UPDATE push_tokens t SET user_id = g.person, shard = g.shard
 -- name: plan_users
 -- Each user once, as whoever took them over; returns how many have no device. $4: the zone of devices of which none is
 -- known, NULL where the send has one time for all.
-WITH RECURSIVE up AS (
-    SELECT u.id AS name, u.id AS at, 0 AS depth FROM unnest($3::text[]) AS u (id)
-    UNION ALL
-    SELECT u.name, p.merged_into, u.depth + 1
-      FROM up u JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
-     WHERE p.merged_into IS NOT NULL AND u.depth < 16
-), asked AS (
-    SELECT DISTINCT person FROM (SELECT DISTINCT ON (name) at AS person FROM up ORDER BY name, depth DESC) AS ends
-), down AS (
-    SELECT person, person AS owner FROM asked
-    UNION
-    SELECT d.person, p.external_id
-      FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.owner
+WITH asked AS (
+    SELECT DISTINCT person FROM person_of_names($1, $2, $3)
 ), found AS (
-    SELECT d.person, t.shard, t.id, t.timezone FROM down d
+    SELECT n.person, t.shard, t.id, t.timezone
+      FROM names_of_people($1, $2, ARRAY(SELECT person FROM asked)) AS n
      CROSS JOIN LATERAL (
          SELECT shard, id, timezone FROM push_tokens t
-          WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active
+          WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = n.name AND t.is_active
          OFFSET 0) AS t
 ), written AS (
     INSERT INTO plan_targets (shard, recipient, zone)
@@ -82,22 +53,11 @@ SELECT (SELECT count(*) FROM asked) - (SELECT count(DISTINCT person) FROM found)
 
 -- name: count_users
 -- What `plan_users` would find now (C96: tokenCount is exact).
-WITH RECURSIVE up AS (
-    SELECT u.id AS name, u.id AS at, 0 AS depth FROM unnest($3::text[]) AS u (id)
-    UNION ALL
-    SELECT u.name, p.merged_into, u.depth + 1
-      FROM up u JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.external_id = u.at
-     WHERE p.merged_into IS NOT NULL AND u.depth < 16
-), down AS (
-    SELECT DISTINCT at AS owner FROM (SELECT DISTINCT ON (name) at FROM up ORDER BY name, depth DESC) AS ends
-    UNION
-    SELECT p.external_id
-      FROM down d JOIN profiles p ON p.org_id = $1 AND p.project_id = $2 AND p.merged_into = d.owner
-)
-SELECT count(DISTINCT t.id) FROM down d
+SELECT count(DISTINCT t.id)
+  FROM names_of_people($1, $2, ARRAY(SELECT DISTINCT person FROM person_of_names($1, $2, $3))) AS n
  CROSS JOIN LATERAL (
      SELECT id FROM push_tokens t
-      WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = d.owner AND t.is_active
+      WHERE t.org_id = $1 AND t.project_id = $2 AND t.user_id = n.name AND t.is_active
      OFFSET 0) AS t;
 
 -- name: make_slices
@@ -107,18 +67,7 @@ CREATE TEMPORARY TABLE slice_targets (recipient uuid, zone text, person text NOT
 CREATE TEMPORARY TABLE slice_merged (person text NOT NULL, name text NOT NULL) ON COMMIT DROP;
 
 -- name: fill_merged
-WITH RECURSIVE chain AS (
-    SELECT p.external_id AS name, p.merged_into AS at, 1 AS depth
-      FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.merged_into IS NOT NULL
-    UNION ALL
-    SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND c.depth < 16
-)
-INSERT INTO slice_merged (person, name) SELECT DISTINCT ON (name) at, name FROM chain ORDER BY name, depth DESC;
+INSERT INTO slice_merged (person, name) SELECT person, name FROM takeovers_of_project($1, $2);
 
 -- name: index_merged
 CREATE INDEX ON slice_merged (person);
@@ -197,7 +146,7 @@ UPDATE push_tokens t SET environment = CASE t.environment WHEN 'sandbox' THEN 'p
 -- What the decision needs of each recipient of a chunk that has no outcome yet, in the library's order of columns. Whose
 -- device it is and what is known of them is read now, not as it was planned. The project is compared outside of the look-up,
 -- where it cannot tempt PostgreSQL away from the primary key. $7: devices whose environment is a guess (`apns.GUESS`).
-WITH RECURSIVE devices AS (
+WITH devices AS (
     SELECT (r.n - 1)::smallint AS position, r.id AS recipient, v.*
       FROM chunks c
      CROSS JOIN LATERAL unnest(c.recipients) WITH ORDINALITY AS r (id, n)
@@ -209,25 +158,12 @@ WITH RECURSIVE devices AS (
             WHERE d.org_id = $1::uuid AND d.send_id = $2::uuid AND d.shard = $3::smallint AND d.seq = $4::integer
               AND d.position = (r.n - 1)::smallint
            OFFSET 0)
-), chain AS (
-    SELECT u.user_id AS name, u.user_id AS at, 0 AS depth
-      FROM (SELECT DISTINCT user_id FROM devices WHERE user_id IS NOT NULL) AS u
-    UNION ALL
-    SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p
-          WHERE p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = c.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND c.depth < 16
-), owners AS (
-    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
 )
 SELECT v.position, v.recipient, v.platform, v.token, v.subscription,
        CASE WHEN v.recipient = ANY($7::uuid[]) THEN v.environment || '?' ELSE v.environment END, v.bundle_id, o.person,
        coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
   FROM devices v
-  LEFT JOIN owners o ON o.name = v.user_id
+  LEFT JOIN person_of_names($1::uuid, $5::uuid, ARRAY(SELECT DISTINCT user_id FROM devices)) AS o ON o.name = v.user_id
   LEFT JOIN LATERAL (
       SELECT * FROM profiles p
        WHERE $6::boolean AND p.org_id = $1::uuid AND p.project_id = $5::uuid AND p.external_id = o.person
@@ -259,47 +195,27 @@ SELECT (r.n - 1)::smallint, r.id, v.platform, v.token, v.subscription,
 
 -- name: row_of
 -- The same of one device, whatever chunk it stands in: for who asks why.
-WITH RECURSIVE device AS (
+WITH device AS (
     SELECT t.* FROM push_tokens t WHERE t.org_id = $1::uuid AND t.id = $3::uuid AND t.project_id = $2::uuid
-), chain AS (
-    SELECT user_id AS at, 0 AS depth FROM device
-    UNION ALL
-    SELECT p.merged_into, c.depth + 1
-      FROM chain c JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = c.at
-     WHERE p.merged_into IS NOT NULL AND c.depth < 16
-), owner AS (
-    SELECT at AS person FROM chain ORDER BY depth DESC LIMIT 1
 )
 SELECT 0::smallint, $3::uuid, v.platform, v.token, v.subscription, v.environment, v.bundle_id, o.person,
        coalesce(v.is_active, false), v.owner_since, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
   FROM (VALUES (1)) AS one
   LEFT JOIN device v ON true
-  LEFT JOIN owner o ON true
+  LEFT JOIN person_of_names($1::uuid, $2::uuid, ARRAY[v.user_id]) AS o ON true
   LEFT JOIN profiles p ON p.org_id = $1::uuid AND p.project_id = $2::uuid AND p.external_id = o.person;
 
 -- name: scopes
 -- What placeholders may name of each of these devices' owners (B123); the same look at owners as `rows`.
-WITH RECURSIVE devices AS (
+WITH devices AS (
     SELECT t.id, t.user_id, t.locale, t.timezone
       FROM (SELECT DISTINCT id FROM unnest($3::uuid[]) AS u (id)) AS g
      CROSS JOIN LATERAL (SELECT * FROM push_tokens t WHERE t.org_id = $1 AND t.id = g.id OFFSET 0) AS t
      WHERE t.project_id = $2
-), chain AS (
-    SELECT u.user_id AS name, u.user_id AS at, 0 AS depth
-      FROM (SELECT DISTINCT user_id FROM devices WHERE user_id IS NOT NULL) AS u
-    UNION ALL
-    SELECT c.name, p.merged_into, c.depth + 1
-      FROM chain c
-     CROSS JOIN LATERAL (
-         SELECT p.merged_into FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = c.at
-         OFFSET 0) AS p
-     WHERE p.merged_into IS NOT NULL AND c.depth < 16
-), owners AS (
-    SELECT DISTINCT ON (name) name, at AS person FROM chain ORDER BY name, depth DESC
 )
 SELECT v.id, o.person, v.locale, v.timezone, p.traits, p.email, p.created_at, p.last_seen_at
   FROM devices v
-  LEFT JOIN owners o ON o.name = v.user_id
+  LEFT JOIN person_of_names($1, $2, ARRAY(SELECT DISTINCT user_id FROM devices)) AS o ON o.name = v.user_id
   LEFT JOIN LATERAL (
       SELECT * FROM profiles p WHERE p.org_id = $1 AND p.project_id = $2 AND p.external_id = o.person
       OFFSET 0) AS p ON true;
