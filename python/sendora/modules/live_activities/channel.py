@@ -105,11 +105,11 @@ class LiveSending(push.PushSending):
     ) -> push.Posted | Outcome | str:
         standing = self._standing.get(address.recipient)
         if self._said is None or standing is None:
-            return _suppressed(address, FORGOTTEN)
+            return push.outcome(address, "suppressed", FORGOTTEN)
         if self._starts and standing.status != "starting":
-            return _suppressed(address, ALREADY_STARTED)
+            return push.outcome(address, "suppressed", ALREADY_STARTED)
         if standing.superseded:
-            return _suppressed(address, SUPERSEDED)
+            return push.outcome(address, "suppressed", SUPERSEDED)
         if standing.awaited and not self._starts:
             return self._waiting(address, AWAITED, self._awaited_s(now_s))
         built = super()._native(parts, address, credential, token, now_s)
@@ -148,13 +148,3 @@ def _note(send: Send) -> dict[str, Any]:
         "expiresAt": millis(send.expires_at),
         "policy": {"defer": False, "bypass": True},
     }
-
-
-def _suppressed(address: push.Address, reason: str) -> Outcome:
-    return Outcome(
-        position=address.position,
-        recipient=address.recipient,
-        user_id=None,
-        state="suppressed",
-        reason=reason,
-    )

@@ -7,7 +7,7 @@ from sendora.kernel.module import Module
 from sendora.modules.push import receipts
 from sendora.modules.push.apns import PAYLOAD_MAX, gone_at_ms
 from sendora.modules.push.catalogue import Event, events_of
-from sendora.modules.push.channel import PushChannel, PushSending
+from sendora.modules.push.channel import PushChannel, PushSending, outcome
 from sendora.modules.push.compose import compose
 from sendora.modules.push.consumers import CONSUMERS, RETIRES
 from sendora.modules.push.credentials import examine_credentials, is_configured
@@ -45,6 +45,7 @@ __all__ = [
     "gone_at_ms",
     "is_configured",
     "module",
+    "outcome",
     "reach",
     "send",
     "stamps",

@@ -11,9 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
-from urllib.parse import urlsplit
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -29,6 +27,7 @@ from sendora.delivery.phases import (
     Outcome,
     Reply,
     Send,
+    State,
     Targets,
 )
 from sendora.delivery.retry import retry_after_s, wait_s
@@ -40,8 +39,8 @@ from sendora.kernel.wire import encode
 from sendora.modules import audiences
 from sendora.modules.push import apns, credentials, fcm, webpush, wire
 from sendora.modules.push.compose import NO_TEMPLATE, Composed, bypasses, compose, note
-from sendora.modules.push.grants import AWAY, Grants
-from sendora.modules.push.halts import Halts, Since
+from sendora.modules.push.grants import AWAY
+from sendora.modules.push.halts import Since
 from sendora.modules.push.model.providers import Apns, Credential, Credentials, Fcm, Vapid
 from sendora.modules.push.model.sends import Content, Target, to_row
 from sendora.modules.push.parts import (
@@ -58,6 +57,7 @@ from sendora.modules.push.parts import (
     Verdict,
 )
 from sendora.modules.push.personal import MARK, Personal
+from sendora.modules.push.process import process
 from sendora.modules.push.store import content as content_store
 from sendora.modules.push.store import targets
 
@@ -78,10 +78,6 @@ OURS: Final = frozenset({"closed", "lanes_busy"})
 
 INLINE_MAX: Final = 32
 """So many requests are built right here; more are built in a thread, so that the loop goes on answering."""
-
-PROOF_RENEW_S: Final = webpush.PROOF_LIFE_S / 2
-PROOFS_MAX: Final = 1_000
-"""VAPID tokens kept: one for each org and push service that a worker talks to."""
 
 
 class PushChannel:
@@ -232,16 +228,8 @@ class PushSending:
             named = retry_after_s(verdict.retry_after, from_millis(now_ms))
             wait = wait_s(verdict.retry, chunk.tries, named, random.random())
             return self._deferred(posted, verdict.reason or "", now_ms, wait, provider_id=verdict.provider_id)
-        return Outcome(
-            position=posted.position,
-            recipient=posted.recipient,
-            user_id=posted.user_id,
-            state="accepted" if verdict.state == "accepted" else "rejected",
-            reason=verdict.reason,
-            variant=posted.variant,
-            provider=posted.provider,
-            provider_id=verdict.provider_id,
-        )
+        state: State = "accepted" if verdict.state == "accepted" else "rejected"
+        return outcome(posted, state, verdict.reason, provider=posted.provider, provider_id=verdict.provider_id)
 
     async def renew(self, call: Call, reply: Reply) -> bool:
         posted = _posted(call)
@@ -388,7 +376,7 @@ class PushSending:
             if isinstance(built, Outcome):
                 outcomes.append(built)
             elif isinstance(built, str):
-                outcomes.append(_rejected(address, built))
+                outcomes.append(outcome(address, "rejected", built))
             else:
                 calls.append(built)
         return calls, outcomes
@@ -456,28 +444,13 @@ class PushSending:
         return webpush.build(parts, address, secret, proof=proof, now_s=now_s, body=body)
 
     def _waiting(self, address: Address, reason: str, wait_s: float) -> Outcome:
-        return Outcome(
-            position=address.position,
-            recipient=address.recipient,
-            user_id=address.user_id,
-            state="deferred",
-            reason=reason,
-            variant=address.variant,
-            due_at=self._kernel.clock.now() + timedelta(seconds=wait_s),
-            counted=False,
-        )
+        due_at = self._kernel.clock.now() + timedelta(seconds=wait_s)
+        return outcome(address, "deferred", reason, due_at=due_at, counted=False)
 
     def _unsent(self, posted: Posted, detail: str, now_ms: int) -> Outcome:
         """Nothing has left, so this was no try. An endpoint that we may not dial stays one, whenever it is tried."""
         if posted.transport == "webpush" and detail.startswith(BLOCKED):
-            return Outcome(
-                position=posted.position,
-                recipient=posted.recipient,
-                user_id=posted.user_id,
-                state="rejected",
-                reason=ENDPOINT_BLOCKED,
-                variant=posted.variant,
-            )
+            return outcome(posted, "rejected", ENDPOINT_BLOCKED)
         wait = SOON.base_s
         if detail not in OURS:
             age_s = (now_ms - millis(planned_at(self._send))) / 1_000
@@ -499,18 +472,9 @@ class PushSending:
         counted: bool = True,
         provider_id: str | None = None,
     ) -> Outcome:
-        return Outcome(
-            position=posted.position,
-            recipient=posted.recipient,
-            user_id=posted.user_id,
-            state="deferred",
-            reason=reason,
-            variant=posted.variant,
-            provider=posted.provider,
-            provider_id=provider_id,
-            due_at=from_millis(now_ms + int(wait * 1_000)),
-            counted=counted,
-        )
+        due_at = from_millis(now_ms + int(wait * 1_000))
+        told = {"provider": posted.provider, "provider_id": provider_id}
+        return outcome(posted, "deferred", reason, due_at=due_at, counted=counted, **told)
 
 
 READERS: Final[dict[Transport, Callable[..., Verdict]]] = {
@@ -518,60 +482,6 @@ READERS: Final[dict[Transport, Callable[..., Verdict]]] = {
     "fcm": fcm.read,
     "webpush": webpush.read,
 }
-
-
-class Process:
-    """What one process keeps for all sends: provider tokens, VAPID proofs, and who was refused."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.grants = Grants(kernel)
-        self.halts = Halts()
-        self._kernel_clock = kernel.clock
-        self._subject = subject(kernel.settings.http.base_url)
-        self._proofs: dict[tuple[UUID, str], tuple[str, int]] = {}
-        self._provers: dict[UUID, _core.Prover] = {}
-
-    def prover(self, credential: Credential) -> _core.Prover | None:
-        """The same for shipments: it keeps its tokens itself."""
-        if not isinstance(credential.secret, Vapid):
-            return None
-        found = self._provers.get(credential.id)
-        if found is None:
-            if len(self._provers) >= PROOFS_MAX:
-                self._provers.clear()
-            found = self._provers[credential.id] = wire.prover(credential.secret, self._subject)
-        return found
-
-    def proof(self, credential: Credential, origin: str) -> str:
-        """A VAPID token; it may be shared by all requests to an origin until half of its life is over."""
-        if not isinstance(credential.secret, Vapid):
-            raise TypeError("a proof is made with a VAPID key")
-        now_s = millis(self._kernel_clock.now()) // 1_000
-        kept = self._proofs.get((credential.id, origin))
-        if kept is not None and kept[1] <= now_s < kept[1] + PROOF_RENEW_S:
-            return kept[0]
-        if len(self._proofs) >= PROOFS_MAX:
-            self._proofs.clear()
-        made = webpush.prove(credential.secret, origin, self._subject, now_s)
-        self._proofs[credential.id, origin] = (made, now_s)
-        return made
-
-
-_processes: WeakKeyDictionary[object, Process] = WeakKeyDictionary()
-
-
-def process(kernel: Kernel) -> Process:
-    """Of this kernel; a test may have several in one process."""
-    found = _processes.get(kernel.db)
-    if found is None:
-        found = _processes[kernel.db] = Process(kernel)
-    return found
-
-
-def subject(base_url: str) -> str:
-    """Whom a push service may turn to (RFC 8292): our public address, or a mailbox at its host."""
-    split = urlsplit(base_url)
-    return base_url if split.scheme == "https" else f"mailto:postmaster@{split.hostname or 'localhost'}"
 
 
 def planned_at(send: Send) -> datetime:
@@ -606,14 +516,16 @@ def _transport(address: Address) -> Transport:
     return TRANSPORTS[address.platform]
 
 
-def _rejected(address: Address, reason: str) -> Outcome:
+def outcome(of: Address | Posted, state: State, reason: str | None, **more: Any) -> Outcome:
+    """Of whoever has this address."""
     return Outcome(
-        position=address.position,
-        recipient=address.recipient,
-        user_id=address.user_id,
-        state="rejected",
+        position=of.position,
+        recipient=of.recipient,
+        user_id=of.user_id,
+        variant=of.variant,
+        state=state,
         reason=reason,
-        variant=address.variant,
+        **more,
     )
 
 
