@@ -330,13 +330,14 @@ class PushSending:
         return tokens
 
     async def _of(self, transport: Transport) -> Credentials:
-        """As they were when the send was taken up."""
+        """As they were when the send was taken up: the same for all of its chunks, whose parcels name them by place."""
         if transport not in self._credentials:
             org, project = self._send.org, self._send.project
             if transport == "webpush":
-                self._credentials[transport] = await credentials.vapid(self._kernel, org)
+                found = await credentials.vapid(self._kernel, org)
             else:
-                self._credentials[transport] = await credentials.find(self._kernel, org, project, transport)
+                found = await credentials.find(self._kernel, org, project, transport)
+            self._credentials.setdefault(transport, found)
         return self._credentials[transport]
 
     def _credential(self, address: Address) -> Credential | None:
