@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median_high
 from typing import Any, Final
 from uuid import UUID
 
@@ -373,7 +374,8 @@ def _visible(people: int) -> Figure:
         frames.append(_core.frame(records))
     rounds = [_watch(index, frames, per_frame) for _ in range(VISIBLE_ROUNDS)]
     changes = len(frames) * per_frame
-    median, worst, asked = (sorted(one[at] for one in rounds)[len(rounds) // 2] for at in (1, 2, 3))
+    _, *others = zip(*rounds, strict=True)
+    median, worst, asked = (median_high(of_round) for of_round in others)
     return figure(
         "audience.visible",
         "ms until a change of a trait is in an evaluation, p99",

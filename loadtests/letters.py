@@ -21,7 +21,7 @@ from sendora.modules.push import webpush, wire
 from sendora.modules.push.compose import Composed, note
 from sendora.modules.push.model.content import Raw
 from sendora.modules.push.model.policies import Policies
-from sendora.modules.push.model.providers import Apns, Credential, Vapid
+from sendora.modules.push.model.providers import Apns, Credential, Credentials, Vapid
 from sendora.modules.push.parts import Address, Parts, Transport
 
 SUBJECT: Final = "mailto:postmaster@sendora.example"
@@ -38,7 +38,7 @@ class Letters:
     """`secret`: the one credential that all devices are reached by; `bearer`: what proves it to Apple."""
 
     def __init__(
-        self, send: UUID, secret: Vapid | Apns, devices: Sequence[Device], *, bearer: str | None = None, url: str = ""
+        self, send: UUID, secret: Vapid | Apns, devices: Sequence[Device], *, bearer: str = "", url: str = ""
     ) -> None:
         self.org, self.send = OrgId(new_id()), send
         now = SystemClock().now()
@@ -55,10 +55,11 @@ class Letters:
             parts=self._parts,
         )  # fmt: skip
         transport: Transport = "apns" if isinstance(secret, Apns) else "webpush"
+        credential = Credential(org=self.org, id=new_id(), secret=secret)
         written = wire.spec(
             composed,
-            credentials={transport: Credential(org=self.org, id=new_id(), secret=secret)},
-            tokens={transport: bearer},
+            credentials={transport: Credentials([(credential, [])])},
+            tokens={credential.id: bearer},
             proofs={},
             urls=Push(apns_production_url=url) if url else Push(),
             halted=lambda _: None,

@@ -101,4 +101,4 @@ def _measure(sender: Any, name: str, people: int) -> None:
 def _resident() -> int:
     gc.collect()
     audience.trim()
-    return psutil.Process().memory_info().rss
+    return int(psutil.Process().memory_info().rss)

@@ -91,8 +91,8 @@ async def carry(letters: Letters, numbers: range, *, url: str, ca_file: str, fli
     flying: dict[int, _core.Shipment] = {}
 
     async def ship(seq: int, rows: bytes) -> None:
-        chunk = (letters.org.bytes, letters.send.bytes, 0, seq, 1, 0, False)
-        terms = (False, letters.planned_ms, letters.expires_ms)
+        chunk = (letters.org.bytes, letters.send.bytes, 0, seq, 1, 1, 0, False)
+        terms = (False, letters.planned_ms, letters.expires_ms, 0)
         now_ms = millis(SystemClock().now())
         made = await asyncio.to_thread(
             _core.Shipment, lanes, letters.note, letters.wire, rows, None, chunk, terms, "bulk", now_ms

@@ -125,7 +125,7 @@ class Encryption:
         self._letters = Letters(new_id(), vapid, subscriptions)
         self._rows = self._letters.rows(0, CHUNK_SIZE)
         self._messages = self._letters.messages(0, CHUNK_SIZE)
-        self._requests: list[tuple[int, str, str, list[tuple[str, str]], bytes]] = []
+        self._requests: list[tuple[int, str, str, str, list[tuple[str, str]], bytes]] = []
 
     def ours(self) -> None:
         compiled, now_ms = self._letters.wire, self._letters.planned_ms
@@ -146,7 +146,7 @@ class Encryption:
         """The first browser reads the same from both, and both prove the same sender to the same service."""
         pywebpush.push(self._messages[:1], self._key, SUBJECT, self._session)
         headers, body = self._session.last
-        _, _, url, said, sealed = self._requests[0]
+        *_, url, said, sealed = self._requests[0]
         ours = dict(said)
         return (
             url == self._messages[0][0]["endpoint"]
