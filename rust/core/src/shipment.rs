@@ -6,6 +6,7 @@
 //! threads; the ledger's side takes what has gathered. Every recipient leaves in exactly one batch.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::outcome::{Chunk, Outcome, OutcomeBatch, Ruling};
@@ -80,7 +81,10 @@ pub struct Shipment {
     manifest: Manifest,
     decided: Decided,
     parcels: Parcels,
-    wire: RwLock<Arc<Wire>>,
+    /// Counted: each renewal brings the next.
+    wire: RwLock<(u32, Arc<Wire>)>,
+    /// By item, under which wire its last request was built.
+    built: Vec<AtomicU32>,
     halts: Arc<Mutex<Halts>>,
     state: Mutex<Gathered>,
 }
@@ -144,7 +148,8 @@ impl Shipment {
         if manifest.terms.at_most_once {
             leave_unknown(&mut parcels, &decided, &manifest, &mut gathered, now_ms);
         }
-        Ok(Self { manifest, decided, parcels, wire: RwLock::new(wire), halts, state: Mutex::new(gathered) })
+        let built = parcels.parcels.iter().map(|_| AtomicU32::new(0)).collect();
+        Ok(Self { manifest, decided, parcels, wire: RwLock::new((0, wire)), built, halts, state: Mutex::new(gathered) })
     }
 
     /// How many are sent to.
@@ -173,7 +178,9 @@ impl Shipment {
     /// The item's request as of now; None when none can be built: then it has its outcome.
     pub fn request(&self, item: u32, now_ms: i64) -> Option<Request> {
         let parcel = self.parcel(item);
-        match self.wire().request(&self.decided, &self.parcels, parcel, now_ms.div_euclid(1_000)) {
+        let (number, wire) = self.wire();
+        self.built[item as usize].store(number, Ordering::Relaxed);
+        match wire.request(&self.decided, &self.parcels, parcel, now_ms.div_euclid(1_000)) {
             Ok(request) => Some(request),
             Err(refusal) => {
                 self.settle(item, refusal.ruling(now_ms), false);
@@ -193,7 +200,7 @@ impl Shipment {
     ) -> Said {
         let lane = self.lane(item);
         let mut verdict = answer::read(lane.transport, status, &header, body);
-        if self.wire().elsewhere(lane.transport, self.parcel(item)) {
+        if self.wire().1.elsewhere(lane.transport, self.parcel(item)) {
             verdict = verdict.elsewhere();
         }
         let said = Said::of(status, &header, now_ms);
@@ -228,7 +235,8 @@ impl Shipment {
     }
 
     /// Those who wait on these lanes for a fresh token: with a wire that has one they are to be sent again (their
-    /// requests were refused, so this is no repetition), without one their refusals stand.
+    /// requests were refused, so this is no repetition). Without one their refusals stand, but of those whose request was
+    /// on its way already when the others' token was renewed: they have not tried the fresh one yet.
     pub fn renew(&self, lanes: &[String], wire: Option<Arc<Wire>>) -> Vec<u32> {
         let waiting: Vec<(u32, Ruling<'static>)> = {
             let mut state = self.state();
@@ -239,13 +247,16 @@ impl Shipment {
             theirs
         };
         if let Some(wire) = wire {
-            *self.wire.write().unwrap_or_else(PoisonError::into_inner) = wire;
-            return waiting.into_iter().map(|(item, _)| item).collect();
+            let mut known = self.wire.write().unwrap_or_else(PoisonError::into_inner);
+            *known = (known.0 + 1, wire);
         }
-        for (item, ruling) in waiting {
+        let number = self.wire().0;
+        let (again, refused): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|(item, _)| self.built[*item as usize].load(Ordering::Relaxed) < number);
+        for (item, ruling) in refused {
             self.settle(item, ruling, true);
         }
-        Vec::new()
+        again.into_iter().map(|(item, _)| item).collect()
     }
 
     /// What has gathered.
@@ -281,8 +292,8 @@ impl Shipment {
         &self.parcels.parcels[item as usize]
     }
 
-    fn wire(&self) -> Arc<Wire> {
-        Arc::clone(&self.wire.read().unwrap_or_else(PoisonError::into_inner))
+    fn wire(&self) -> (u32, Arc<Wire>) {
+        self.wire.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn state(&self) -> MutexGuard<'_, Gathered> {
