@@ -231,8 +231,8 @@ async def test_answers_that_nobody_can_read(world: World) -> None:
 
 @pytest.mark.rule("B089")
 async def test_provider_tokens_that_expire(world: World) -> None:
-    """F-V7: when a provider calls our token expired it is renewed once for everybody, within the same try; also for those
-    of a chunk who hear it when the others' has been renewed."""
+    """F-V7: when a provider calls our token expired it is renewed once for everybody, within the same try; also for
+    those of a chunk who hear it when the others' has been renewed."""
     users = [f"user-{number}" for number in range(10)]
     for number, user in enumerate((*users, *[users[0]] * 30)):
         await world.device(f"ok-{number}", "ios", userId=user)
