@@ -35,7 +35,8 @@ WITH RECURSIVE names AS (
 SELECT n.person, n.name FROM names n
 $$;
 
--- Every name of the project that was taken over, and by whom.
+-- Every name of the project that was taken over, and by whom. It begins with what was taken over: by way of `person_of_names`
+-- and a list of all names 50,000 take half as long again.
 CREATE FUNCTION takeovers_of_project(org uuid, project uuid) RETURNS TABLE (name text, person text)
 LANGUAGE sql STABLE AS $$
 WITH RECURSIVE chain AS (

@@ -319,6 +319,8 @@ async def test_only_the_reasons_that_are_named(floor: Floor) -> None:
         said = await floor.balance(send)
     assert said.reasons == {"rejected": {"http_410": 2, "retries_exhausted": 1}}
     assert floor.provider.seen[who[2]] == 3 * TRIES_MAX, "each retry has all tries anew"
+    await floor.db.execute("UPDATE deliveries SET attempt = 30000 WHERE send_id = $1 AND state = 'rejected'", send.id)
+    assert await refused(control.retry_failed, floor, send) == "nothing_to_retry", "an attempt is a small number"
     await counters_agree(floor, send)
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from tests.conftest import eventually
 from tests.world import World, cluster, settle
 
 pytestmark = pytest.mark.timeout(180)
@@ -37,10 +38,20 @@ async def lanes_of(world: World, send: UUID, devices: dict[str, dict[str, Any]])
     return found
 
 
+async def ledger(world: World, send: str) -> list[tuple[str, str | None]]:
+    """State and provider of everybody, once somebody is there."""
+
+    async def rows() -> list[tuple[str, str | None]]:
+        found = await world.fetch("SELECT state, provider FROM deliveries WHERE send_id = $1", UUID(send))
+        return [(row["state"], row["provider"]) for row in found]
+
+    return await eventually(rows)
+
+
 @pytest.mark.parametrize("lanes", ["native", "plain"])
 async def test_each_app_travels_under_its_own_credential(lanes: str) -> None:
-    """The simulator refuses a team's token for another team's app. Tokens that expire are renewed for each credential;
-    an app without its own is the project's again."""
+    """The simulator refuses a team's token for another team's app, also for a Live Activity. Tokens that expire are
+    renewed for each credential; an app without its own is the project's again."""
     async with cluster("apps", extra={"SENDORA_DISPATCH__LANES": lanes}) as running, settle(running) as world:
         await configure(world)
         devices = {
@@ -56,6 +67,12 @@ async def test_each_app_travels_under_its_own_credential(lanes: str) -> None:
         assert {push.status for push in await world.pushed(first)} <= {200, 201}
         projects = {push.id.split("/")[1] for push in await world.pushed(first) if push.transport == "fcm" and push.id}
         assert projects == {"sendora-simulator", "sendora-simulator-drivers"}
+
+        said = {"userId": "ada", "activityType": "Ride", "externalId": "ride-1", "pushToken": "ok-ride"}
+        activity = await world.app.post("/push/live-activities/start-token", {**said, "bundleId": DRIVERS})
+        path = f"/push/live-activities/{activity['id']}/update"
+        updated, _ = await world.server.call("PATCH", path, {"contentState": {"km": 3}})
+        assert await ledger(world, updated["sendId"]) == [("accepted", "apns/drivers")]
 
         await world.fetch("UPDATE push_grants SET minted_at = minted_at - interval '21 minutes'")
         await running.ask_simulator("POST", "/_/switches", {"expireProviderTokens": True})

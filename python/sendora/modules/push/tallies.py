@@ -45,7 +45,7 @@ _processes: WeakKeyDictionary[object, _Counting] = WeakKeyDictionary()
 async def of_test(kernel: Kernel, org: OrgId, project: ProjectId, test: TestId) -> Counted:
     """Without an instant while the first count is being made. A cancelled caller leaves the count to others."""
     last = await store.last_tallies(kernel.db, org, project, test)
-    if last is not None and last.good_s(QUICK_S, REUSE) > 0:
+    if last is not None and _serves(last):
         return last
     counting = _processes.setdefault(kernel.db, _Counting())
     task = counting.running.get(test)
@@ -62,9 +62,14 @@ async def _count(kernel: Kernel, counting: _Counting, org: OrgId, project: Proje
     async with counting.places, kernel.db.transaction() as connection:
         since = await store.begin_tally(connection, test, COUNT_MAX_S)
         last = await store.last_tallies(connection, org, project, test)
-        if last is not None and last.good_s(QUICK_S, REUSE) > 0:
+        if last is not None and _serves(last):
             return last  # Somebody else has counted while we waited for the lock.
         return await store.tally_test(connection, org, project, test, readout.FOLLOW_UP, since, COUNT_MAX_S)
+
+
+def _serves(last: Counted) -> bool:
+    """Whether it is shown again instead of being counted anew."""
+    return last.took_s > QUICK_S and last.age_s < last.took_s * REUSE
 
 
 def _ended(counting: _Counting, test: TestId, task: asyncio.Task[Counted]) -> None:

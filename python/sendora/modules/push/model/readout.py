@@ -55,10 +55,6 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float = 0.0
     took_s: float = 0.0
 
-    def good_s(self, quick_s: float, reuse: float) -> float:
-        """For how long it may be shown instead of another count; 0 for what was counted within `quick_s`."""
-        return self.took_s * reuse - self.age_s if self.took_s > quick_s else 0.0
-
 
 class Reading(Wire, frozen=True, kw_only=True):
     """A rate or a difference of two, with bounds that hold however often one looks (`model.evidence`)."""
